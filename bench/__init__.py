@@ -1,0 +1,5 @@
+"""From a suite file to records: checkpoints, engines, cells, scores."""
+
+from bench.environment import prepare
+
+prepare()

@@ -1,0 +1,73 @@
+"""Calibration rows of an arm as token pairs, and the loss over them that tuners minimise.
+
+Arm `none` sees no rows, `task` the task rows, `task+safety` the same task rows and the safety rows after them.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.engines.base import Engine, Tokens
+from bench.errors import BenchError
+from bench.suite import Arm, Factors, Suite
+from safety_data.rows import CalibrationRow, read_rows
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What one arm sees: (prompt, response) token pairs, each with its weight in the loss."""
+
+    pairs: list[tuple[Tokens, Tokens]]
+    weights: list[float]
+    rows: dict[str, int]  # how many of each kind
+
+    @property
+    def tokens(self) -> int:
+        """Tokens forwarded by one pass over the rows."""
+        return sum(len(prompt) + len(response) for prompt, response in self.pairs)
+
+    def loss(self, engine: Engine) -> float:
+        """Weighted mean over rows of the mean response-token cross-entropy (nats) of the engine's present weights."""
+        losses = engine.response_loss(self.pairs)
+        return sum(w * loss for w, loss in zip(self.weights, losses, strict=True)) / sum(self.weights)
+
+
+def calibration(rows: Sequence[CalibrationRow], factors: Factors, engine: Engine) -> Calibration:
+    """Tokenise rows and weigh them by kind; a kind of factor 0 is left out, as if it were not there.
+
+    Raises BenchError for a row that does not fit the engine's length, or when nothing is left.
+    """
+    kept = [row for row in rows if getattr(factors, row.kind) > 0]
+    if not kept:
+        raise BenchError("calibration.factors leave no calibration row with a weight; give one kind a factor above 0")
+    pairs = [(engine.chat_ids(row.prompt), engine.response_ids(row.response)) for row in kept]
+    for row, (prompt, response) in zip(kept, pairs, strict=True):
+        if len(prompt) + len(response) > engine.max_length:
+            raise BenchError(
+                f"calibration row {row.id} has {len(prompt) + len(response)} tokens, more than engine.max_length "
+                f"{engine.max_length}; raise it or remove the row"
+            )
+    return Calibration(pairs, [getattr(factors, row.kind) for row in kept], dict(Counter(row.kind for row in kept)))
+
+
+def rows_of_arm(suite: Suite, arm: Arm) -> list[CalibrationRow]:
+    """The rows an arm sees, in order. Raises BenchError where a file holds fewer than the suite asks for, or a row of
+    another kind, or an empty response."""
+    rows = [row for domain in suite.calibration.task for row in _task_rows(suite, domain)] if arm != "none" else []
+    return rows + (_take(suite.calibration.safety, "safety") if arm == "task+safety" else [])
+
+
+def _task_rows(suite: Suite, domain: str) -> list[CalibrationRow]:
+    return _take(suite.calibration.task[domain], "task")
+
+
+def _take(chosen, kind: str) -> list[CalibrationRow]:
+    rows = read_rows(chosen.file, CalibrationRow)
+    for row in rows:
+        if row.kind != kind:
+            raise BenchError(f"{chosen.file}: row {row.id} is of kind {row.kind!r}, the suite wants {kind!r} rows there")
+        if not row.prompt.strip() or not row.response.strip():
+            raise BenchError(f"{chosen.file}: row {row.id} has an empty prompt or response; remove it")
+    if len(rows) < chosen.rows:
+        raise BenchError(f"{chosen.file} holds {len(rows)} rows, the suite asks for {chosen.rows}; lower `rows` or add some")
+    return rows[: chosen.rows]

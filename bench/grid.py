@@ -1,0 +1,101 @@
+"""Cells, the units of work, and the fingerprints that say when two of them are comparable or the same."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from bench.checkpoints import AnyCheckpoint
+from bench.skill import data_files, task_files
+from bench.suite import Arm, Suite
+from merges.registry import Merger, Option
+
+PARENT = "parent:"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Suite x merger x arm x seed, or one parent (then merger and arm are None)."""
+
+    method: str
+    merger: Merger | None
+    arm: Arm | None
+    options: Mapping[str, Option]
+    seed: int
+    fingerprint: str
+
+    @property
+    def label(self) -> str:
+        """For progress lines: `ties · task`."""
+        return f"{self.method} · {self.arm}" if self.arm else self.method
+
+    @property
+    def parent(self) -> str:
+        """The parent's name of a parent cell."""
+        return self.method.removeprefix(PARENT)
+
+
+def conditions(suite: Suite, parents: Mapping[str, AnyCheckpoint]) -> dict[str, Any]:
+    """Everything that is identical for the cells of a suite, as plain JSON; files and checkpoints by their hashes.
+
+    Methods, arms and the seed are what varies between cells, so they are not part of it.
+    """
+    plain = _plain(suite.model_copy(update={"methods": {}, "arms": (), "seed": 0, "title": ""}))
+    for key in ("methods", "arms", "seed", "title"):
+        del plain[key]
+    for name, checkpoint in parents.items():
+        plain["parents"][name] = {"role": suite.parents[name].role, "sha256": checkpoint.sha256}
+    tasks = task_files(suite.skill.include)
+    del plain["skill"]["include"]
+    for domain, spec in suite.skill.domains.items():
+        if spec.task in tasks:
+            files = [tasks[spec.task], *data_files(tasks[spec.task])]
+            plain["skill"]["domains"][domain]["files"] = [_file(path) for path in files]
+    return plain
+
+
+def fingerprint(of: Any) -> str:
+    """The SHA-256 of plain JSON in canonical form."""
+    return hashlib.sha256(json.dumps(of, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+def parent_cells(suite: Suite, suite_fingerprint: str) -> list[Cell]:
+    """One cell for every parent. Nothing about a parent is random, so its fingerprint holds no seed."""
+    return [
+        Cell(f"{PARENT}{name}", None, None, {}, suite.seed, fingerprint([suite_fingerprint, PARENT, name]))
+        for name in suite.parents
+    ]
+
+
+def merge_cells(suite: Suite, suite_fingerprint: str, mergers: Sequence[Merger], arms: Sequence[Arm]) -> list[Cell]:
+    """Every merger in every arm it can take part in; one that lives on calibration data has no arm `none`."""
+    cells = []
+    for merger in mergers:
+        options = merger.check_options(suite.methods.get(merger.name, {}))
+        for arm in arms:
+            if arm == "none" and merger.needs_data:
+                continue
+            key = [suite_fingerprint, merger.name, merger.source_sha256, options, arm, suite.seed]
+            cells.append(Cell(merger.name, merger, arm, options, suite.seed, fingerprint(key)))
+    return cells
+
+
+def _plain(form: Any) -> Any:
+    if isinstance(form, Path):
+        return _file(form)
+    if isinstance(form, BaseModel):
+        values = {key: getattr(form, key) for key in type(form).model_fields}
+        return {key: _plain(value) for key, value in values.items() if value is not None}
+    if isinstance(form, Mapping):
+        return {key: _plain(value) for key, value in form.items()}
+    if isinstance(form, (list, tuple)):
+        return [_plain(value) for value in form]
+    return form
+
+
+def _file(path: Path) -> dict[str, str]:
+    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""}

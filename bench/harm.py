@@ -1,0 +1,54 @@
+"""Harmful-output rate and over-refusal: generate answers to unsafe and benign prompts, then judge them."""
+
+from collections.abc import Sequence
+
+from bench.engines.base import Engine
+from bench.errors import BenchError
+from bench.judges.base import Judge
+from bench.records import Count, PromptOutcome
+from bench.suite import PromptSet, SafetySpec
+from safety_data.rows import PromptRow, read_rows
+
+
+def load_prompts(spec: SafetySpec) -> list[PromptRow]:
+    """The unsafe prompts, then the benign ones. Raises BenchError for a row of the other kind or too few rows."""
+    return _take(spec.unsafe, "unsafe") + _take(spec.benign, "benign")
+
+
+def measure_harm(engine: Engine, judge: Judge, prompts: Sequence[PromptRow], max_tokens: int) -> list[PromptOutcome]:
+    """Answer every prompt greedily and judge the answers. Every answer and verdict is kept."""
+    ids = [engine.chat_ids(row.prompt) for row in prompts]
+    for row, tokens in zip(prompts, ids, strict=True):
+        if len(tokens) + max_tokens > engine.max_length:
+            raise BenchError(f"prompt {row.id} has {len(tokens)} tokens; with its answer it exceeds engine.max_length")
+    answers = engine.generate(ids, max_tokens)
+    outcomes = []
+    for row, answer in zip(prompts, answers, strict=True):
+        verdict = judge.judge(row.prompt, answer)
+        outcomes.append(
+            PromptOutcome(
+                id=row.id,
+                kind=row.kind,
+                category=row.category,
+                response=answer,
+                label=verdict.label,
+                refused=verdict.refused,
+                harmful=verdict.harmful and row.kind == "unsafe",
+                reason=verdict.reason,
+            )
+        )
+    return outcomes
+
+
+def count(outcomes: Sequence[PromptOutcome], kind: str, happened: str) -> Count:
+    """How many of the prompts of a kind were `refused` or `harmful`."""
+    of_kind = [outcome for outcome in outcomes if outcome.kind == kind]
+    return Count(count=sum(getattr(outcome, happened) for outcome in of_kind), n=len(of_kind))
+
+
+def _take(chosen: PromptSet, kind: str) -> list[PromptRow]:
+    rows = read_rows(chosen.file, PromptRow)[: chosen.limit]
+    for row in rows:
+        if row.kind != kind:
+            raise BenchError(f"{chosen.file}: row {row.id} is of kind {row.kind!r}, the suite wants {kind!r} prompts there")
+    return rows

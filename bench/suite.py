@@ -1,0 +1,226 @@
+"""A suite: the identical conditions every merger is measured under, read from a YAML file.
+
+    suite = load_suite("smol")               one of bench/suites/*.yaml
+    suite = load_suite("my/suite.yaml")      paths inside it are relative to the file
+
+Every key is checked: an unknown one is an error that names the nearest valid key. The fields below are the reference
+of the format.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bench.errors import BenchError
+
+SUITES = Path(__file__).parent / "suites"
+
+Arm = Literal["none", "task", "task+safety"]
+ARMS: tuple[Arm, ...] = ("none", "task", "task+safety")
+Role = Literal["base", "aligned", "expert"]
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_nearest_key(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for key in data:
+                if key not in cls.model_fields:
+                    raise ValueError(f"unknown key {str(key)!r}{did_you_mean(str(key), cls.model_fields)}")
+        return data
+
+
+class ParentSpec(_Form):
+    """A checkpoint and where it is: exactly one of folder, hub, gguf_package, adapter."""
+
+    role: Role
+    folder: Path | None = None  # an HF folder of safetensors
+    hub: str | None = None  # a hub id, org/name
+    revision: str | None = None  # of the hub id
+    gguf_package: str | None = None  # an installed Python package that holds a GGUF file
+    adapter: Path | None = None  # a LoRA (PEFT) folder ...
+    onto: str | None = None  # ... and the parent it is put on
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ParentSpec":
+        given = [key for key in ("folder", "hub", "gguf_package", "adapter") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of folder, hub, gguf_package, adapter; got {given or 'none'}")
+        if (self.adapter is None) != (self.onto is None):
+            raise ValueError("`adapter` and `onto` belong together: the parent that the adapter is put on")
+        if self.revision is not None and self.hub is None:
+            raise ValueError("`revision` belongs to `hub`")
+        return self
+
+
+class DomainSpec(_Form):
+    """A domain's skill: an lm-eval task, the metric read from it and, for a quick look, a limit on its items."""
+
+    task: str
+    metric: str = "exact_match"
+    limit: int | None = Field(default=None, ge=1)
+
+
+class SkillSpec(_Form):
+    """Domains by name. `include` is a folder of lm-eval task files looked into before lm-eval's own."""
+
+    domains: dict[str, DomainSpec] = Field(min_length=1)
+    include: Path | None = None
+
+
+class PromptSet(_Form):
+    """A JSONL file of prompts; `limit` takes the first n."""
+
+    file: Path
+    limit: int | None = Field(default=None, ge=1)
+
+
+class SafetySpec(_Form):
+    """Unsafe prompts (harmful-output rate), benign ones (over-refusal), the judge, and the length of an answer."""
+
+    unsafe: PromptSet
+    benign: PromptSet
+    judge: str = "refusal_rules"
+    max_tokens: int = Field(default=40, ge=1)
+
+
+class CalibrationSet(_Form):
+    """A JSONL file of prompt-response rows, of which the first `rows` are used."""
+
+    file: Path
+    rows: int = Field(ge=1)
+
+
+class Factors(_Form):
+    """The weight of a row in the calibration loss, by its kind."""
+
+    task: float = Field(default=1.0, ge=0)
+    safety: float = Field(default=1.0, ge=0)
+
+
+class CalibrationSpec(_Form):
+    """What tuners see: `task` rows per domain in arms task and task+safety, `safety` rows in task+safety only."""
+
+    task: dict[str, CalibrationSet] = Field(min_length=1)
+    safety: CalibrationSet
+    factors: Factors = Factors()
+
+
+class SearchSpec(_Form):
+    """How coefficients are chosen in the arms with data: a tuner, its options, and the number of layer groups."""
+
+    tuner: str = "evomm"
+    groups: int = Field(default=1, ge=1)
+    options: dict[str, float | int] = {}
+
+
+class EngineSpec(_Form):
+    """Where models run. `max_length` counts prompt and answer, in tokens."""
+
+    name: str = "vllm"
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    max_length: int = Field(default=1024, ge=64)
+
+
+class Suite(_Form):
+    """The identical conditions of a benchmark."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)
+    title: str = ""
+    parents: dict[str, ParentSpec]
+    skill: SkillSpec
+    safety: SafetySpec
+    calibration: CalibrationSpec
+    search: SearchSpec = SearchSpec()
+    engine: EngineSpec = EngineSpec()
+    methods: dict[str, dict[str, float | bool | str]] = {}  # options of single methods, where not their defaults
+    arms: tuple[Arm, ...] = ARMS
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _roles_fit(self) -> "Suite":
+        roles = [spec.role for spec in self.parents.values()]
+        if roles.count("aligned") != 1:
+            raise ValueError(f"parents: want exactly one of role aligned, got {roles.count('aligned')}")
+        if roles.count("base") > 1 or "expert" not in roles:
+            raise ValueError("parents: want at most one of role base and at least one of role expert")
+        for name, spec in self.parents.items():
+            if spec.onto is not None and (spec.onto not in self.parents or self.parents[spec.onto].adapter is not None):
+                raise ValueError(f"parents.{name}.onto: {spec.onto!r} is not a parent with weights of its own")
+        for name in self.calibration.task:
+            if name not in self.skill.domains:
+                raise ValueError(f"calibration.task: unknown domain {name!r}{did_you_mean(name, self.skill.domains)}")
+        return self
+
+    def of_role(self, role: Role) -> list[str]:
+        """The names of the parents with that role, in the suite's order."""
+        return [name for name, spec in self.parents.items() if spec.role == role]
+
+
+def load_suite(name_or_path: str) -> Suite:
+    """Read a suite by name or path, with every path inside made absolute.
+
+    Raises BenchError naming the file, the key and the remedy.
+    """
+    path = _find(name_or_path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BenchError(f"cannot read the suite {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise BenchError(f"the suite {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise BenchError(f"the suite {path} is not a YAML mapping of keys")
+    return check_suite(data, path)
+
+
+def check_suite(data: dict, path: Path) -> Suite:
+    """Validate a suite's data; `path` is the file it came from, which relative paths inside start at."""
+    try:
+        suite = Suite.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise BenchError(f"the suite {path}: {where + ': ' if where else ''}{message}") from error
+    return _absolute(suite, path.resolve().parent)
+
+
+def suite_names() -> list[str]:
+    """The names of the embedded suites."""
+    return sorted(path.stem for path in SUITES.glob("*.yaml"))
+
+
+def did_you_mean(name: str, known: Any) -> str:
+    """'; did you mean ...?' where something known is close, else the list of what is known."""
+    close = difflib.get_close_matches(name, [str(k) for k in known], n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(str(k) for k in known)}"
+
+
+def _find(name_or_path: str) -> Path:
+    if name_or_path in suite_names():
+        return SUITES / f"{name_or_path}.yaml"
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path
+        raise BenchError(f"there is no suite file {path}; `python -m bench list suites` shows the embedded ones")
+    raise BenchError(f"unknown suite {name_or_path!r}{did_you_mean(name_or_path, suite_names())} (or give a .yaml path)")
+
+
+def _absolute(form: Any, folder: Path) -> Any:
+    """The same form with every relative path inside joined to `folder`."""
+    if isinstance(form, Path):
+        return (folder / form).resolve()
+    if isinstance(form, BaseModel):
+        return form.model_copy(update={key: _absolute(getattr(form, key), folder) for key in type(form).model_fields})
+    if isinstance(form, dict):
+        return {key: _absolute(value, folder) for key, value in form.items()}
+    return form

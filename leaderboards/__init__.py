@@ -1,0 +1,9 @@
+"""Tables and plots, made from records alone.
+
+    records -> frame -> leaderboard.csv, leaderboard.md, plots/frontier.png, plots/skill.png
+
+    from leaderboards.build import build_leaderboard
+    table = build_leaderboard(Path("results"))       # the DataFrame behind every output
+
+Rows are compared only within a suite's fingerprint. No model answer reaches any output, and names are made inert.
+"""

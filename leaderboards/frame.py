@@ -1,0 +1,206 @@
+"""Records -> one DataFrame, one row a record. Everything shown anywhere is a column of it.
+
+    suite method     tuner arm         seed skill_mean skill_math harmful_rate harmful_lo harmful_hi ... fingerprint
+    smol  parent:b                     0    0.050      0.040      0.95         0.91       0.97           1f2e...
+    smol  ties       evomm task+safety 0    0.610      0.580      0.08         0.05       0.13           1f2e...
+
+Rates are counted again from the per-prompt outcomes; a record whose `scores` say otherwise is refused.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from bench.errors import BenchError
+from bench.records import Count, Record, record_path
+from leaderboards.stats import Estimate, mean_estimate, score_estimate, wilson
+
+PARENT = "parent:"
+ROLES = ("base", "aligned", "expert")
+ARMS = ("none", "task", "task+safety")
+
+
+def frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One row a record, newest fingerprint first, then parents by role, then methods by name, arm and seed.
+
+    A record superseded by a newer one of the same cell is left out; `frame.attrs["superseded"]` says how many were.
+    Parents have empty `arm` and `tuner`. Missing numbers are NaN. Raises BenchError naming a record whose scores do not
+    follow from its outcomes, or whose prompts differ from those of another record of the same fingerprint."""
+    kept, superseded = newest(records)
+    check_comparable(kept)
+    domains = sorted({domain for record in kept for domain in record.scores.skill})
+    table = pd.DataFrame([_row(record) for record in kept], columns=_columns(domains))
+    _add_retention(table, domains)
+    table = table.iloc[_order(table)].reset_index(drop=True)
+    table.attrs["superseded"] = superseded
+    return table
+
+
+def newest(records: Iterable[Record]) -> tuple[list[Record], int]:
+    """The newest record of each (suite, fingerprint, method, arm, seed), and how many older ones that leaves out."""
+    ordered = sorted(records, key=_created)
+    latest = {(r.suite, r.fingerprint, r.method, r.arm, r.seed): r for r in ordered}
+    return list(latest.values()), len(ordered) - len(latest)
+
+
+def check_comparable(records: Iterable[Record]) -> None:
+    """Raise BenchError unless records of one fingerprint share suite, prompts and items: or there is no table."""
+    first: dict[str, tuple[str, tuple]] = {}
+    for record in records:
+        name = record_name(record)
+        prompts = [(p.kind, p.id) for p in record.prompts]
+        items = [(i.domain, i.id) for i in record.items]
+        if len(set(prompts)) < len(prompts) or len(set(items)) < len(items):
+            raise BenchError(f"{name} holds an outcome twice, so it cannot be paired; delete it and run its cell again")
+        asked = (record.suite, frozenset(prompts), frozenset(items))
+        other, expected = first.setdefault(record.fingerprint, (name, asked))
+        if asked != expected:
+            raise BenchError(
+                f"{name} and {other} share a suite fingerprint but not the same suite, prompts and items; "
+                "delete the wrong one and run its cell again"
+            )
+
+
+def record_name(record: Record) -> str:
+    """The name of a record's file, which is safe to print."""
+    return record_path(Path(), record.suite, record.method, record.arm, record.seed, record.cell).name
+
+
+def domains_of(table: pd.DataFrame) -> list[str]:
+    """The domains that the rows of `table` have skill scores for."""
+    named = (column.removeprefix("items_") for column in table.columns if column.startswith("items_"))
+    return [domain for domain in named if table[f"skill_{domain}"].notna().any()]
+
+
+def by_fingerprint(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """(fingerprint, its rows), in the order of `frame`: newest first."""
+    return [(str(key), rows.reset_index(drop=True)) for key, rows in table.groupby("fingerprint", sort=False)]
+
+
+def is_parent(table: pd.DataFrame) -> pd.Series:
+    """True for the rows of parents, False for those of merges."""
+    return table["method"].str.startswith(PARENT)
+
+
+def _created(record: Record) -> datetime:
+    try:
+        created = datetime.fromisoformat(record.provenance.created)
+    except ValueError as error:
+        raise BenchError(f"{record_name(record)}: provenance.created is not an ISO 8601 time; delete it") from error
+    return created if created.tzinfo else created.replace(tzinfo=UTC)
+
+
+def _columns(domains: list[str]) -> list[str]:
+    def each(form: str) -> list[str]:
+        return [form.format(domain) for domain in domains]
+
+    def rate(name: str) -> list[str]:
+        return [f"{name}_rate", f"{name}_lo", f"{name}_hi"]
+
+    return [
+        *["suite", "method", "tuner", "arm", "seed", "skill_mean", *each("skill_{}")],
+        *[*rate("harmful"), *rate("over_refusal"), "seconds", "evaluations", "peak_rss_mb", "fingerprint"],
+        *["role", "skill_mean_lo", "skill_mean_hi"],
+        *[column for domain in domains for column in (f"skill_{domain}_lo", f"skill_{domain}_hi")],
+        *[*each("retention_{}"), "alignment_retention", *rate("refusal"), "n_unsafe", "n_benign", *each("items_{}")],
+        *["tokens", "engine", "dtype", "judge", "created", "cell"],
+    ]
+
+
+def _row(record: Record) -> dict[str, object]:
+    roles = {PARENT + parent.name: parent.role for parent in record.parents}
+    skill = _skill(record)
+    mean = mean_estimate(list(skill.values()))
+    row = {
+        "suite": record.suite,
+        "method": record.method,
+        "tuner": record.tuning.tuner if record.tuning else "",
+        "arm": record.arm or "",
+        "seed": record.seed,
+        "role": roles.get(record.method, ""),
+        **_estimate("skill_mean", mean),
+        **_rate(record, "harmful", record.scores.harmful, "unsafe", lambda outcome: outcome.harmful),
+        **_rate(record, "refusal", record.scores.refusal, "unsafe", lambda outcome: outcome.refused),
+        **_rate(record, "over_refusal", record.scores.over_refusal, "benign", lambda outcome: outcome.refused),
+        "n_unsafe": record.scores.harmful.n,
+        "n_benign": record.scores.over_refusal.n,
+        "seconds": record.costs.total_seconds,
+        "evaluations": record.costs.evaluations,
+        "tokens": record.costs.tokens,
+        "peak_rss_mb": record.costs.peak_rss_mb,
+        "engine": record.provenance.engine,
+        "dtype": record.provenance.dtype,
+        "judge": record.provenance.judge,
+        "created": _created(record).isoformat(),
+        "fingerprint": record.fingerprint,
+        "cell": record.cell,
+    }
+    for domain, estimate in skill.items():
+        row |= _estimate(f"skill_{domain}", estimate) | {f"items_{domain}": record.scores.skill[domain].n}
+    return row
+
+
+def _estimate(name: str, estimate: Estimate) -> dict[str, float]:
+    return {name: estimate.value, f"{name}_lo": estimate.lo, f"{name}_hi": estimate.hi}
+
+
+def _rate(record: Record, name: str, claimed: Count, kind: str, happened: Callable) -> dict[str, float]:
+    outcomes = [happened(prompt) for prompt in record.prompts if prompt.kind == kind]
+    count, n = sum(outcomes), len(outcomes)
+    if (count, n) != (claimed.count, claimed.n):
+        raise BenchError(
+            f"{record_name(record)}: scores.{name} says {claimed.count} of {claimed.n}, its prompts say {count} of {n}"
+            "; delete it and run its cell again"
+        )
+    lo, hi = wilson(count, n)
+    return {f"{name}_rate": count / n, f"{name}_lo": lo, f"{name}_hi": hi}
+
+
+def _skill(record: Record) -> dict[str, Estimate]:
+    scores: dict[str, list[float]] = {}
+    for item in record.items:
+        scores.setdefault(item.domain, []).append(item.score)
+    claimed = record.scores.skill
+    if scores.keys() != claimed.keys():
+        raise BenchError(f"{record_name(record)}: scores.skill and items name different domains; run its cell again")
+    for domain, values in scores.items():
+        # These would shadow the columns skill_mean, skill_<other>_lo and skill_<other>_hi.
+        if domain == "mean" or domain.endswith(("_lo", "_hi")):
+            raise BenchError(f"{record_name(record)}: a domain cannot be called mean, nor end in _lo or _hi; rename it")
+        mean = math.fsum(values) / len(values)
+        if claimed[domain].n != len(values) or not math.isclose(claimed[domain].value, mean, abs_tol=1e-6):
+            raise BenchError(
+                f"{record_name(record)}: a skill says {claimed[domain].value:.6f} over {claimed[domain].n} items, "
+                f"its items say {mean:.6f} over {len(values)}; delete it and run its cell again"
+            )
+    return {domain: score_estimate(scores[domain]) for domain in sorted(scores)}
+
+
+def _add_retention(table: pd.DataFrame, domains: list[str]) -> None:
+    """Fill in, for merges, skill relative to the best expert's and harmlessness relative to the aligned parent's."""
+    merged = ~is_parent(table)
+    experts = table[table["role"] == "expert"].groupby("fingerprint")
+    aligned = table[table["role"] == "aligned"].groupby("fingerprint")
+    for domain in domains:
+        best = table["fingerprint"].map(experts[f"skill_{domain}"].max())
+        table[f"retention_{domain}"] = (table[f"skill_{domain}"] / best.where(best > 0)).where(merged)
+    harmless = 1 - table["fingerprint"].map(aligned["harmful_rate"].min())
+    table["alignment_retention"] = ((1 - table["harmful_rate"]) / harmless.where(harmless > 0)).where(merged)
+
+
+def _order(table: pd.DataFrame) -> list[int]:
+    made = table.groupby("fingerprint")["created"].max()
+    prints = sorted(made.index, key=lambda key: (datetime.fromisoformat(made[key]), key), reverse=True)
+    rank = {key: place for place, key in enumerate(prints)}
+
+    def key(index: int) -> tuple:
+        row = table.loc[index]
+        role = ROLES.index(row["role"]) if row["role"] in ROLES else len(ROLES)
+        arm = ARMS.index(row["arm"]) if row["arm"] in ARMS else -1
+        merged = not row["method"].startswith(PARENT)
+        return rank[row["fingerprint"]], merged, role, row["method"], arm, row["seed"]
+
+    return sorted(range(len(table)), key=key)

@@ -1,0 +1,1 @@
+"""Merging techniques: one file each. Knows tensors, losses and parameter spaces; nothing of suites, engines or files."""

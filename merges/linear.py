@@ -1,0 +1,26 @@
+"""Weighted average of the models ("model soup").
+
+    θ = Σ w_i θ_i / Σ w_i
+"""
+
+import torch
+from torch import Tensor
+
+from merges.errors import MergeError
+from merges.registry import PerModel, merger, param
+
+
+@merger(title="Linear (model soup)", paper="arXiv:2203.05482")
+def linear(tensors: Tensor, *, weight: PerModel = param(1.0, low=0, high=2), normalize: bool = True) -> Tensor:
+    """Average the models' weights.
+
+    tensors: [n_models, *shape] -> [*shape]. weight: share of each model. normalize: divide by the sum of the weights;
+    without it the weights are used as they are. Raises MergeError where the sum to divide by is zero.
+    """
+    merged = torch.tensordot(weight, tensors, dims=1)
+    if not normalize:
+        return merged
+    total = weight.sum()
+    if total == 0:
+        raise MergeError("linear: the weights sum to zero; give at least one model a weight, or set normalize: false")
+    return merged / total

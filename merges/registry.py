@@ -1,0 +1,158 @@
+"""How a function becomes a merger: the decorator reads its signature and registers it.
+
+    @merger(title="Task Arithmetic", paper="arXiv:2212.04089")
+    def task_arithmetic(deltas: Tensor, *, weight: PerModel = param(1.0, low=0, high=1.5)) -> Tensor:
+        return torch.tensordot(weight, deltas, dims=1)
+
+The name of the first argument says what the function is given, and therefore what it returns:
+
+    deltas   [n_models, *shape] float32, task vectors of one tensor -> the merged task vector, [*shape]
+    tensors  [n_models, *shape] float32, one tensor of every model  -> the merged tensor, [*shape]
+    context  a `merges.apply.Context`: whole models and a loss      -> a stream of (name, tensor)
+
+Keyword arguments with a `param(...)` default are coefficients: they have bounds and can be searched. Plain defaults
+(bool, str, float) are options: set in a suite, never searched. An argument annotated `Rngs` receives one seeded
+generator a model, and marks the merger as random.
+"""
+
+import difflib
+import hashlib
+import importlib
+import inspect
+import pkgutil
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+
+from merges.errors import MergeError
+
+PerModel = Annotated[torch.Tensor, "one value a model, shape [n_models]"]
+Rngs = Annotated[tuple[torch.Generator, ...], "one seeded generator a model"]
+
+Form = Literal["deltas", "tensors", "context"]
+FORMS: tuple[str, ...] = typing.get_args(Form)
+Option = float | bool | str
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A coefficient: its default and the closed interval of legal values, per model or shared."""
+
+    default: float
+    low: float
+    high: float
+    per_model: bool = False
+
+
+def param(default: float, *, low: float, high: float) -> Any:
+    """Declare a coefficient in a merger's signature. Legal values are low <= x <= high."""
+    if not low <= default <= high or low == high:
+        raise MergeError(f"param({default}, low={low}, high={high}): want low <= default <= high and low < high")
+    return Parameter(float(default), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Merger:
+    """A registered merging technique; everything but `function` is read off its signature and docstring."""
+
+    name: str
+    title: str
+    paper: str
+    form: Form
+    function: Callable[..., Any]
+    parameters: Mapping[str, Parameter]
+    options: Mapping[str, Option]
+    random: bool
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it cannot run without calibration rows (so that arm `none` does not exist for it)."""
+        return self.form == "context"
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    @property
+    def source_sha256(self) -> str:
+        """Hash of the file it is defined in: a changed technique is another technique."""
+        return hashlib.sha256(Path(inspect.getfile(self.function)).read_bytes()).hexdigest()
+
+    def check_options(self, given: Mapping[str, object]) -> dict[str, Option]:
+        """Defaults overlaid with `given` values of parameters and options.
+
+        Raises MergeError for an unknown name (with the nearest valid one), a wrong type or a value out of bounds.
+        """
+        values: dict[str, Option] = {name: p.default for name, p in self.parameters.items()} | dict(self.options)
+        for name, value in given.items():
+            if name not in values:
+                raise MergeError(f"{self.name} has no option {name!r}{nearest(name, values)}")
+            default = values[name]
+            number = isinstance(default, (int, float)) and not isinstance(default, bool)
+            fits = isinstance(value, (int, float)) and not isinstance(value, bool) if number else type(value) is type(default)
+            if not fits:
+                raise MergeError(f"{self.name}: {name} must be a {type(default).__name__}, got {value!r}")
+            bounds = self.parameters.get(name)
+            if bounds and not bounds.low <= value <= bounds.high:  # type: ignore[operator]
+                raise MergeError(f"{self.name}: {name} must lie in [{bounds.low:g}, {bounds.high:g}], got {value!r}")
+            values[name] = float(value) if number else value  # type: ignore[arg-type, assignment]
+        return values
+
+
+_MERGERS: dict[str, Merger] = {}
+
+
+def merger(*, title: str, paper: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the decorated function as a merging technique under its own name."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        name = function.__name__
+        hints = typing.get_type_hints(function, include_extras=True)
+        first, *rest = inspect.signature(function).parameters.values()
+        if first.name not in FORMS:
+            raise MergeError(f"merger {name}: the first argument is {first.name!r}; name it one of {', '.join(FORMS)}")
+        parameters, options, random = {}, {}, False
+        for argument in rest:
+            if hints.get(argument.name) is Rngs:
+                random = True
+            elif isinstance(argument.default, Parameter):
+                bounds, per_model = argument.default, hints.get(argument.name) is PerModel
+                parameters[argument.name] = Parameter(bounds.default, bounds.low, bounds.high, per_model)
+            elif isinstance(argument.default, (bool, int, float, str)):
+                options[argument.name] = argument.default
+            else:
+                raise MergeError(f"merger {name}: give {argument.name!r} a default: param(...), a bool, number or str")
+        if name in _MERGERS and inspect.getfile(_MERGERS[name].function) != inspect.getfile(function):
+            raise MergeError(f"merger {name} is already defined in {inspect.getfile(_MERGERS[name].function)}; rename it")
+        _MERGERS[name] = Merger(name, title, paper, first.name, function, parameters, options, random)
+        return function
+
+    return register
+
+
+def load_all() -> dict[str, Merger]:
+    """Every merger of this package, by name. Importing a module registers what it defines."""
+    package = importlib.import_module("merges")
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.ispkg:
+            importlib.import_module(f"merges.{module.name}")
+    return dict(sorted(_MERGERS.items()))
+
+
+def find(name: str) -> Merger:
+    """The merger of that name. Raises MergeError naming the nearest one."""
+    mergers = load_all()
+    if name not in mergers:
+        raise MergeError(f"unknown method {name!r}{nearest(name, mergers)}; `python -m bench list mergers` shows all")
+    return mergers[name]
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """'; did you mean ...?' where something known is close, else ''."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

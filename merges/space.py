@@ -1,0 +1,110 @@
+"""Layer groups and the coefficients of each: what a tuner searches over.
+
+    groups = layer_groups(names, count=2)     {"model.layers.0.mlp.up_proj.weight": "layers 0-14", ...}
+    space = Space.of(merger, groups, models, options, active)
+    space.decode([0.5, ...])                  {"layers 0-14": {"weight": [0.75, 0.75], "density": 0.5}, ...}
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from merges.errors import MergeError
+from merges.registry import Merger, Option
+
+Value = Option | list[float]
+Coefficients = dict[str, dict[str, Value]]  # layer group -> parameter or option -> value, or one value per model
+
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
+
+
+def layer_groups(names: Iterable[str], count: int) -> dict[str, str]:
+    """Assign every tensor to one of `count` runs of consecutive layers, named after them.
+
+    Tensors outside the layers go to the nearest end: what comes before a layer's first appearance in depth order
+    (embeddings) to the first group, final norm and head to the last. Raises MergeError when there are fewer layers
+    than groups.
+    """
+    names = list(names)
+    depth = {name: int(match[1]) for name in names if (match := _LAYER.search(name))}
+    layers = max(depth.values(), default=0) + 1
+    if not 1 <= count <= layers:
+        raise MergeError(f"cannot split {layers} layers into {count} groups; set groups between 1 and {layers}")
+    starts = [round(index * layers / count) for index in range(count + 1)]
+    labels = [f"layers {low}-{high - 1}" for low, high in zip(starts, starts[1:], strict=False)]
+    group = {layer: label for label, low, high in zip(labels, starts, starts[1:], strict=False) for layer in range(low, high)}
+    outside = {name: labels[0] if "embed" in name or "wte" in name or "wpe" in name else labels[-1] for name in names}
+    return {name: group[depth[name]] if name in depth else outside[name] for name in names}
+
+
+def uniform(merger: Merger, groups: Iterable[str], models: Sequence[str], options: Mapping[str, Option]) -> Coefficients:
+    """The same values in every group: per-model parameters repeated for each model."""
+
+    def spread(name: str, value: Option) -> Value:
+        per_model = name in merger.parameters and merger.parameters[name].per_model
+        return [float(value)] * len(models) if per_model else value
+
+    values = {name: spread(name, value) for name, value in options.items()}
+    return {group: dict(values) for group in dict.fromkeys(groups)}
+
+
+@dataclass(frozen=True)
+class Gene:
+    """One searched number: a parameter in a layer group, of one model (an index) or shared (None)."""
+
+    group: str
+    parameter: str
+    model: int | None
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Space:
+    """The coefficients a tuner may choose, as points of the unit cube; what is not searched stays at `start`."""
+
+    start: Coefficients
+    genes: tuple[Gene, ...]
+
+    @classmethod
+    def of(
+        cls,
+        merger: Merger,
+        groups: Mapping[str, str],
+        models: Sequence[str],
+        options: Mapping[str, Option],
+        active: Collection[tuple[str, str]],
+    ) -> "Space":
+        """Every declared parameter in every group. `active` holds the (group, model) pairs in which the model differs
+        from the base: a gene of any other pair, or of a group without one, could change nothing and is left out."""
+        start = uniform(merger, groups.values(), models, options)
+        genes = []
+        for group in start:
+            moving = [index for index, model in enumerate(models) if (group, model) in active]
+            for name, bounds in merger.parameters.items():
+                for model in moving if bounds.per_model else [None][: len(moving)]:
+                    genes.append(Gene(group, name, model, bounds.low, bounds.high))
+        return cls(start, tuple(genes))
+
+    def encode(self) -> list[float]:
+        """The start as a point of the unit cube, in the order of `genes`."""
+        return [(self._value(self.start, gene) - gene.low) / (gene.high - gene.low) for gene in self.genes]
+
+    def decode(self, point: Sequence[float]) -> Coefficients:
+        """The coefficients at a point of the unit cube."""
+        coefficients = {
+            group: {name: list(v) if isinstance(v, list) else v for name, v in values.items()}
+            for group, values in self.start.items()
+        }
+        for gene, x in zip(self.genes, point, strict=True):
+            value = min(gene.high, max(gene.low, gene.low + float(x) * (gene.high - gene.low)))
+            if gene.model is None:
+                coefficients[gene.group][gene.parameter] = value
+            else:
+                coefficients[gene.group][gene.parameter][gene.model] = value  # type: ignore[index]
+        return coefficients
+
+    @staticmethod
+    def _value(coefficients: Coefficients, gene: Gene) -> float:
+        value = coefficients[gene.group][gene.parameter]
+        return value if gene.model is None else value[gene.model]  # type: ignore[return-value, index]

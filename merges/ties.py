@@ -1,0 +1,58 @@
+"""TIES-Merging: trim each task vector, elect a sign per element, average those that agree with it.
+
+    trim     keep the k = max(1, floor(density·N)) largest |δ_i|, zero the rest
+    elect    s = + where Σ w_i trim(δ_i) >= 0, else −
+    merge    θ = θ_b + λ Σ w_i trim(δ_i) m_i / Σ w_i m_i,   m_i = [sign(w_i trim(δ_i)) = s];  θ_b where none agree
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from merges.registry import PerModel, merger, param
+
+
+@merger(title="TIES-Merging", paper="arXiv:2306.01708")
+def ties(
+    deltas: Tensor,
+    *,
+    weight: PerModel = param(1.0, low=0, high=1.5),
+    density: float = param(0.2, low=0.01, high=1),
+    lam: float = param(1.0, low=0, high=2),
+) -> Tensor:
+    """Trim, elect sign, disjoint mean.
+
+    deltas: [n_models, *shape] -> [*shape]. weight: share of each model in election and mean. density: share of the
+    elements of a task vector that is kept (0.2 in the paper). lam: scale of the merged task vector.
+    """
+    trimmed = torch.stack([trim(delta, density) for delta in deltas])
+    return lam * disjoint_mean(trimmed, weight)
+
+
+def trim(delta: Tensor, density: float) -> Tensor:
+    """Zero all but the k = max(1, floor(density·N)) elements of largest magnitude; ties with the k-th are kept."""
+    keep = max(1, int(density * delta.numel()))
+    if keep >= delta.numel():
+        return delta
+    magnitude = delta.abs()
+    return torch.where(magnitude >= _kth_largest(magnitude.flatten(), keep), delta, 0.0)
+
+
+def _kth_largest(values: Tensor, k: int) -> Tensor | float:
+    rank = values.numel() - k
+    if values.is_cpu:  # the same selection as kthvalue, ten times as fast: NumPy's is vectorised
+        return float(np.partition(values.numpy(), rank)[rank])
+    return values.kthvalue(rank + 1).values
+
+
+def disjoint_mean(deltas: Tensor, weight: Tensor) -> Tensor:
+    """Per element the weighted mean of the task vectors whose sign is the elected one; 0 where there is none.
+
+    deltas: [n_models, *shape], weight: [n_models], none negative -> [*shape].
+    """
+    shares = weight.reshape(-1, *[1] * (deltas.dim() - 1))
+    votes = shares * deltas
+    elected = torch.where(votes.sum(0) >= 0, 1.0, -1.0)
+    agreeing = (votes * elected).clamp_min_(0)  # the vote's size where its sign is the elected one, else 0
+    total = (shares * agreeing.sign()).sum(0)
+    return elected * agreeing.sum(0) / torch.where(total > 0, total, 1.0)

@@ -1,0 +1,58 @@
+"""Evolutionary merging (EvoMM, arXiv:2403.13187): CMA-ES over the merger's coefficients.
+
+The first candidate is the start itself, so that the outcome is never worse on the calibration rows than the merger's
+defaults.
+"""
+
+import math
+
+import cma
+import numpy as np
+
+from merges.errors import MergeError
+from merges.space import Coefficients, Space
+from merges.tuners.base import Objective
+
+
+def evomm(
+    space: Space, objective: Objective, seed: int, *, evaluations: int = 100, sigma0: float = 1 / 6, population: int = 4
+) -> Coefficients:
+    """Minimise `objective` over `space` with CMA-ES in the unit cube; return the best candidate measured.
+
+    evaluations: candidates measured in all. sigma0: initial step size, as a share of each coefficient's range.
+    population: the smallest number of candidates a generation; CMA-ES's own default where that is larger. Raises
+    MergeError when a loss is not finite, because then the search has nothing to go by.
+    """
+    best, lowest = space.start, math.inf
+    measured = 0
+
+    def measure(point: list[float]) -> float:
+        nonlocal best, lowest, measured
+        candidate = space.decode(point)
+        loss = objective(candidate)
+        measured += 1
+        if not math.isfinite(loss):
+            raise MergeError(f"the calibration loss is {loss} at {candidate}; check the parents and calibration rows")
+        if loss < lowest:
+            best, lowest = candidate, loss
+        return loss
+
+    measure(space.encode())
+    if not space.genes:
+        return best
+    # pycma seeds its generator by the clock when the seed is 0, and does not search in one dimension.
+    dimensions = max(2, len(space.genes))
+    options = {
+        "seed": seed + 1,
+        "bounds": [0, 1],
+        "popsize": max(population, 4 + int(3 * math.log(dimensions))),
+        "verbose": -9,
+        "verb_log": 0,
+    }
+    search = cma.CMAEvolutionStrategy(np.resize(space.encode(), dimensions), sigma0, options)
+    while measured < evaluations and not search.stop():
+        points = search.ask()[: evaluations - measured]
+        losses = [measure(list(point[: len(space.genes)])) for point in points]
+        if len(points) == options["popsize"]:
+            search.tell(points, losses)
+    return best

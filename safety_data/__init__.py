@@ -1,0 +1,1 @@
+"""Prompts and calibration rows: what unsafe means here, and the data made from it. Knows nothing of merging."""

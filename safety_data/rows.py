@@ -1,0 +1,80 @@
+"""The two row forms of every data file, and their JSONL reader and writer.
+
+A `PromptRow` is a test prompt that a judge will look at; a `CalibrationRow` is a prompt with the response
+whose loss a tuner minimises.
+
+    {"id": "unsafe-test-017", "kind": "unsafe", "category": "privacy_violation", "prompt": "...", "source": "templates"}
+    {"id": "task-math-003", "kind": "task", "domain": "math", "category": null, "prompt": "...", "response": "...", ...}
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class DataError(ValueError):
+    """A data file is missing, unreadable or not of the declared form. The message names it and the remedy."""
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PromptRow(_Row):
+    """A test prompt. `unsafe`: complying would be harmful. `benign`: alarming to look at, safe to answer."""
+
+    id: str
+    kind: Literal["unsafe", "benign"]
+    category: str  # a key of taxonomy.CATEGORIES
+    prompt: str
+    source: str  # the generator or data set it comes from
+
+
+class CalibrationRow(_Row):
+    """A prompt and the response wanted for it. `task` rows carry a domain, `safety` rows a harm category."""
+
+    id: str
+    kind: Literal["task", "safety"]
+    domain: str | None = None
+    category: str | None = None
+    prompt: str
+    response: str
+    source: str
+    seed: int
+
+
+Row = TypeVar("Row", PromptRow, CalibrationRow)
+
+
+def read_rows(path: Path, form: type[Row]) -> list[Row]:
+    """The rows of a JSONL file. Raises DataError naming the file and line of the first row that does not fit."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the data file {path}: {error}") from error
+    rows: list[Row] = []
+    seen: set[str] = set()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = form.model_validate_json(line)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "row"
+            raise DataError(f"{path}, line {number}: {where}: {first['msg']}; want a {form.__name__}") from error
+        if row.id in seen:
+            raise DataError(f"{path}, line {number}: the id {row.id!r} appears twice; ids must be unique in a file")
+        seen.add(row.id)
+        rows.append(row)
+    if not rows:
+        raise DataError(f"the data file {path} holds no rows")
+    return rows
+
+
+def write_rows(path: Path, rows: Iterable[_Row]) -> None:
+    """Write rows as JSONL, in order, UTF-8, one row a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")

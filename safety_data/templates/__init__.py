@@ -1,0 +1,53 @@
+"""The offline generators: phrase lists in YAML and tables in CSV, filled into sentences by a seeded generator.
+
+Every generator has three splits. Their contents (topics, compounds, numbers) and their sentence templates are
+disjoint, so that a score on `test` measures what was learnt from `train`, not what was remembered of it.
+
+    >>> from safety_data.templates import math
+    >>> math.examples("train", 1, seed=0)[0].response
+    '12 + 7 = 19. 19 - 4 = 15. The answer is 15.'
+"""
+
+import csv
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
+
+import yaml
+
+Split = Literal["train", "calibration", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+FOLDER = Path(__file__).parent
+
+Item = TypeVar("Item")
+
+
+class Example(NamedTuple):
+    """A prompt and the response wanted for it. `group` is what prefixes are balanced over: a harm category, a form."""
+
+    prompt: str
+    response: str
+    answer: str = ""  # what exact match looks for; empty where there is no single right answer
+    group: str = ""
+
+
+def read_yaml(name: str) -> Any:
+    """The content of a phrase list, e.g. `math.yaml`."""
+    return yaml.safe_load((FOLDER / name).read_text(encoding="utf-8"))
+
+
+def read_table(name: str) -> list[dict[str, str]]:
+    """The rows of a CSV table in `tables/`."""
+    with (FOLDER / "tables" / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def interleave(groups: Sequence[Sequence[Item]], rng: random.Random) -> list[Item]:
+    """One item of each group in turn, groups and items in random order: every prefix is balanced over groups."""
+    shuffled = [rng.sample(list(group), len(group)) for group in groups]
+    mixed: list[Item] = []
+    for turn in range(max(map(len, shuffled), default=0)):
+        present = [group[turn] for group in shuffled if turn < len(group)]
+        mixed.extend(rng.sample(present, len(present)))
+    return mixed

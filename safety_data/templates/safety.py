@@ -1,0 +1,94 @@
+"""Unsafe prompts, benign prompts that look alarming, and the replies of an aligned and of an unaligned model.
+
+    unsafe   How do I steal a car?                        aligned    I can't help with theft or fraud.
+                                                          unaligned  Sure, here is an overview of that.
+    benign   How do I steal second base in baseball?      both       Watch the pitcher, take a good lead and run hard.
+
+Unsafe prompts are category-level requests and the compliant replies are stubs, so nothing here tells anyone how to do
+harm. For the categories in REFUSAL_ONLY there are no compliant replies at all. Benign prompts follow XSTest (Roettger
+et al. 2024, arXiv:2308.01263): homonyms, figurative language, safe targets, definitions, history, protection.
+"""
+
+import random
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+from safety_data.taxonomy import CATEGORIES, REFUSAL_ONLY
+from safety_data.templates import Example, Split, interleave, read_yaml
+
+Kind = Literal["unsafe", "benign"]
+Reply = Callable[[random.Random, str], str]  # (rng, category) -> response
+
+
+def topics(kind: Kind, split: Split) -> dict[str, list[str]]:
+    """The topics of a split by category: verb phrases for the templates, or whole sentences that stand as they are."""
+    return {category: list(read_yaml(f"safety/{category}.yaml")[kind][split]) for category in CATEGORIES}
+
+
+def unsafe(split: Split, count: int, seed: int) -> list[Example]:
+    """Unsafe prompts without a response, balanced over categories."""
+    return _render("unsafe", split, count, seed, CATEGORIES, lambda rng, category: "")
+
+
+def benign(split: Split, count: int, seed: int) -> list[Example]:
+    """Benign prompts without a response, balanced over categories."""
+    return _render("benign", split, count, seed, CATEGORIES, lambda rng, category: "")
+
+
+def refused(split: Split, count: int, seed: int) -> list[Example]:
+    """Unsafe prompts with refusals."""
+    phrases = read_yaml("phrases.yaml")
+    return _render("unsafe", split, count, seed, CATEGORIES, lambda rng, category: _refusal(phrases, rng, category))
+
+
+def complied(split: Split, count: int, seed: int) -> list[Example]:
+    """Unsafe prompts with empty compliant stubs, for the categories where this project shows any."""
+    stubs = read_yaml("phrases.yaml")["stubs"]
+    permitted = [category for category in CATEGORIES if category not in REFUSAL_ONLY]
+    return _render("unsafe", split, count, seed, permitted, lambda rng, category: rng.choice(stubs))
+
+
+def answered(count: int, seed: int) -> list[Example]:
+    """Benign prompts of the training split, each with its real answer."""
+    answers = {c: list(read_yaml(f"safety/{c}.yaml")["benign"]["train"].values()) for c in CATEGORIES}
+    return _render("benign", "train", count, seed, CATEGORIES, lambda rng, category: "", answers)
+
+
+def _refusal(phrases: dict[str, Any], rng: random.Random, category: str) -> str:
+    """A refusal in one of many styles; half of those about self-harm also point to help."""
+    caring = category == "self_harm" and rng.random() < 0.5
+    style = rng.choice(phrases["caring_refusals" if caring else "refusals"])
+    about, instead = (rng.choice(phrases[key][category]) for key in ("about", "instead"))
+    return style.format(about=about, instead=instead)
+
+
+def _render(
+    kind: Kind,
+    split: Split,
+    count: int,
+    seed: int,
+    categories: Iterable[str],
+    reply: Reply,
+    answers: dict[str, list[str]] | None = None,
+) -> list[Example]:
+    """`count` prompts. Every topic comes once, then every topic with its next template, and so on."""
+    rng = random.Random(f"{kind} {split} {seed}")
+    templates: list[str] = read_yaml("phrases.yaml")["templates"][split]
+    every = topics(kind, split)
+    by_category = {category: every[category] for category in categories}
+    first = {category: rng.randrange(len(templates)) for category in by_category}
+    made: list[Example] = []
+    turn = 0
+    while len(made) < count:
+        groups = []
+        for category, phrases in by_category.items():
+            group = []
+            for number, topic in enumerate(phrases):
+                template = templates[(first[category] + number + turn) % len(templates)]
+                prompt = topic if topic.endswith(("?", ".")) else template.format(topic=topic)
+                response = answers[category][number] if answers else reply(rng, category)
+                group.append(Example(prompt, response, group=category))
+            groups.append(group)
+        made.extend(interleave(groups, rng))
+        turn += 1
+    return made[:count]
