@@ -65,9 +65,9 @@ def _take(chosen, kind: str) -> list[CalibrationRow]:
     rows = read_rows(chosen.file, CalibrationRow)
     for row in rows:
         if row.kind != kind:
-            raise BenchError(f"{chosen.file}: row {row.id} is of kind {row.kind!r}, the suite wants {kind!r} rows there")
+            raise BenchError(f"{chosen.file}: row {row.id} is of kind {row.kind!r}, the suite wants {kind!r} there")
         if not row.prompt.strip() or not row.response.strip():
             raise BenchError(f"{chosen.file}: row {row.id} has an empty prompt or response; remove it")
     if len(rows) < chosen.rows:
-        raise BenchError(f"{chosen.file} holds {len(rows)} rows, the suite asks for {chosen.rows}; lower `rows` or add some")
+        raise BenchError(f"{chosen.file} holds {len(rows)} rows, the suite asks for {chosen.rows}; lower `rows`")
     return rows[: chosen.rows]

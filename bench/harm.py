@@ -50,5 +50,5 @@ def _take(chosen: PromptSet, kind: str) -> list[PromptRow]:
     rows = read_rows(chosen.file, PromptRow)[: chosen.limit]
     for row in rows:
         if row.kind != kind:
-            raise BenchError(f"{chosen.file}: row {row.id} is of kind {row.kind!r}, the suite wants {kind!r} prompts there")
+            raise BenchError(f"{chosen.file}: row {row.id} is of kind {row.kind!r}, the suite wants {kind!r} there")
     return rows

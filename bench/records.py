@@ -170,14 +170,14 @@ def record_path(out: Path, suite: str, method: str, arm: str | None, seed: int, 
     return out / "records" / (".".join(_UNSAFE_IN_NAME.sub("-", part) for part in parts) + ".json")
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader sees all of it or nothing. Raises BenchError when it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
             temporary = Path(file.name)
             try:
-                file.write(text)
+                file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
                 temporary.chmod(0o644)
@@ -205,7 +205,9 @@ def read_record(path: Path) -> Record:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "record"
-        raise BenchError(f"{path} is not a record of schema version {SCHEMA_VERSION}: {where}: {first['msg']}") from error
+        raise BenchError(
+            f"{path} is not a record of schema version {SCHEMA_VERSION}: {where}: {first['msg']}"
+        ) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise BenchError(f"cannot read the record {path}: {error}; delete it to compute its cell again") from error
 

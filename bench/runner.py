@@ -1,4 +1,4 @@
-"""Many cells with one engine: what is finished stays, what is missing is computed, a failure costs its own cell only."""
+"""Many cells, one engine: what is finished stays, what is missing is computed, a failure costs its own cell only."""
 
 import importlib.metadata
 from collections.abc import Sequence
@@ -65,7 +65,9 @@ def run(suite: Suite, methods: Sequence[str], arms: Sequence[Arm], out: Path, te
         outcome = Outcome(fingerprint(condition))
         cells = parent_cells(suite, outcome.fingerprint) + merge_cells(suite, outcome.fingerprint, mergers, arms)
         if not cells[len(parents) :]:
-            raise BenchError(f"{', '.join(methods)} takes part in no arm of {', '.join(arms)}: it needs calibration data")
+            raise BenchError(
+                f"{', '.join(methods)} takes part in no arm of {', '.join(arms)}: it needs calibration data"
+            )
         todo = [cell for cell in cells if not _finished(out, cell)]
         outcome.kept = len(cells) - len(todo)
         if outcome.kept:

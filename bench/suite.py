@@ -212,7 +212,9 @@ def _find(name_or_path: str) -> Path:
         if path.is_file():
             return path
         raise BenchError(f"there is no suite file {path}; `python -m bench list suites` shows the embedded ones")
-    raise BenchError(f"unknown suite {name_or_path!r}{did_you_mean(name_or_path, suite_names())} (or give a .yaml path)")
+    raise BenchError(
+        f"unknown suite {name_or_path!r}{did_you_mean(name_or_path, suite_names())} (or give a .yaml path)"
+    )
 
 
 def _absolute(form: Any, folder: Path) -> Any:

@@ -3,7 +3,6 @@
 OUT/records/*.json -> OUT/leaderboard.csv, OUT/leaderboard.md, OUT/plots/frontier.png, OUT/plots/skill.png
 """
 
-import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -31,10 +30,7 @@ def build_leaderboard(out: Path, fingerprint: str | None = None) -> pd.DataFrame
         "plots/skill.png": plots.skill(rows),
     }
     for name, content in outputs.items():
-        if isinstance(content, str):
-            write_atomically(out / name, content)
-        else:
-            _replace(out / name, content)
+        write_atomically(out / name, content)
     return table
 
 
@@ -46,15 +42,3 @@ def choose(table: pd.DataFrame, fingerprint: str | None = None) -> pd.DataFrame:
         how_many = "several records' fingerprints start" if found else "no record's fingerprint starts"
         raise BenchError(f"{how_many} with {fingerprint!a}; there are {known}")
     return found[0][1]
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """`write_atomically` for bytes."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
-            temporary = Path(folder) / path.name
-            temporary.write_bytes(content)
-            temporary.replace(path)
-    except OSError as error:
-        raise BenchError(f"cannot write {path} ({error.strerror}); free the space or choose another OUT") from error

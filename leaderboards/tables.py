@@ -37,7 +37,7 @@ Harmful: of unsafe prompts; over-refusal: of benign ones; lower is better."""
 READING_ARMS = """\
 Each method against itself on the same prompts, in percentage points with 95 % intervals (paired bootstrap). *safer* and
 *worse* count the unsafe prompts whose answer stopped or started being harmful; p is the exact McNemar test of the two,
-Holm-corrected over the rows of this table.
+Holm-corrected over the rows of this table. An interval without width means that no item changed.
 """
 
 
@@ -88,8 +88,8 @@ def _terminal_table(fingerprint: str, rows: pd.DataFrame, width: int) -> Group:
         "over-\nrefusal": _intervals(rows, "over_refusal_rate", "over_refusal"),
     }
     time = {"time": [_duration(seconds) for seconds in rows["seconds"]]}
-    # Two domains may be cut to the same eight letters; then their columns could not be told apart.
-    whole = len(per_domain) == len(domains)
+    # Columns need names of their own: two domains may be cut to the same letters, and one may be called "time".
+    whole = len(per_domain) == len(domains) and per_domain.keys().isdisjoint(cells | safety | time)
     choices = [cells | per_domain | safety | time, cells | per_domain | safety] if whole else []
     choices += [cells | safety | time, cells | safety]
     chosen = next((choice for choice in choices if _width(choice) <= width), choices[-1])

@@ -1,1 +1,1 @@
-"""Merging techniques: one file each. Knows tensors, losses and parameter spaces; nothing of suites, engines or files."""
+"""Merging techniques, one file each. Knows tensors, losses and parameter spaces, and no suites, engines or files."""

@@ -42,27 +42,40 @@ def merge(
         raise MergeError(f"{merger.name} merges task vectors and needs a base model; give one parent the role base")
     reference = base if base is not None else next(iter(models.values()))
     for name in reference:
-        with _naming(merger, name):
-            tensors = _read(name, reference, models)
-            origin = reference[name]
-            if not origin.is_floating_point():
-                yield name, origin
-                continue
-            call = _call(merger, coefficients[groups[name]], list(models), name, seed)
-            merged = _merge_one(merger, call, tensors, origin)
-            _require_finite(merged, name, tensors)
-            yield name, merged.to(dtype)
+        try:
+            origin, tensors = reference[name], _read(name, reference, models)
+            if origin.is_floating_point():
+                call = _call(merger, coefficients[groups[name]], list(models), name, seed)
+                merged = _merge_one(merger, call, tensors, origin).to(dtype)
+            else:
+                merged = origin
+        except MergeError as error:
+            raise MergeError(f"{merger.name}, tensor {name}: {error}") from error
+        yield name, merged
 
 
 def _merge_one(merger: Merger, call: Callable[[Tensor], Tensor], tensors: dict[str, Tensor], origin: Tensor) -> Tensor:
     # Adapters leave most tensors alone, and merging copies of one tensor is that tensor: skip the work, exactly.
-    if all(tensor is origin or torch.equal(tensor, origin) for tensor in tensors.values()):
+    if all(torch.equal(tensor, origin) for tensor in tensors.values()):
         return origin
-    stacked = torch.stack([tensor.float() for tensor in tensors.values()])
+    stacked, base = torch.stack([tensor.float() for tensor in tensors.values()]), origin.float()
     if merger.form == "deltas":
-        base = origin.float()
-        return base + call(stacked - base)
-    return call(stacked)
+        stacked -= base
+    # A method that elects or selects can lose a NaN on its way, so the input is checked as well as the output.
+    if not _finite(stacked):
+        guilty = [name for name, tensor in {**tensors, "the base": origin}.items() if not _finite(tensor.float())]
+        raise MergeError(f"{' and '.join(guilty)} holds NaN or infinity; repair that checkpoint")
+    merged = call(stacked)
+    if merged.shape != origin.shape:
+        raise MergeError(f"it returned shape {list(merged.shape)} for {list(origin.shape)}")
+    if not _finite(merged):
+        raise MergeError("the result is not finite; choose other coefficients")
+    return base + merged if merger.form == "deltas" else merged
+
+
+def _finite(tensor: Tensor) -> bool:
+    """A sum is finite only where every element is; should the sum itself overflow, look at each."""
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def _call(
@@ -89,28 +102,6 @@ def _read(name: str, reference: Model, models: Mapping[str, Model]) -> dict[str,
         if tensors[model].shape != shape:
             raise MergeError(f"{model} has shape {list(tensors[model].shape)}, the base {list(shape)}")
     return tensors
-
-
-def _require_finite(merged: Tensor, name: str, tensors: Mapping[str, Tensor]) -> None:
-    # One reduction: a sum is finite only where every element is (an overflow of the sum itself is checked exactly).
-    if torch.isfinite(merged.sum(dtype=torch.float32)) or torch.isfinite(merged).all():
-        return
-    guilty = [model for model, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    cause = f"{', '.join(guilty)} holds NaN or infinity; repair that checkpoint" if guilty else "the result is not finite"
-    raise MergeError(cause)
-
-
-class _naming:
-    """Put merger and tensor in front of the message of any MergeError raised inside."""
-
-    def __init__(self, merger: Merger, tensor: str) -> None:
-        self.prefix = f"{merger.name}, tensor {tensor}"
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, MergeError):
-            raise MergeError(f"{self.prefix}: {error}") from error
 
 
 @dataclass

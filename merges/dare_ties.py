@@ -1,6 +1,6 @@
 """DARE with TIES: drop elements of each task vector at random, rescale the rest, then elect signs.
 
-    m_i ~ Bernoulli(density),  δ_i' = m_i δ_i / density,  then the sign election and disjoint mean of TIES
+m_i ~ Bernoulli(density),  δ_i' = m_i δ_i / density,  then the sign election and disjoint mean of TIES
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Weighted average of the models ("model soup").
 
-    θ = Σ w_i θ_i / Σ w_i
+θ = Σ w_i θ_i / Σ w_i
 """
 
 import torch

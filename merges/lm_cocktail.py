@@ -1,6 +1,6 @@
 """LM-Cocktail: average the models, each weighted by how well it does on the calibration rows.
 
-    w_i = softmax_i(−L_i / T),   θ = Σ w_i θ_i
+w_i = softmax_i(−L_i / T),   θ = Σ w_i θ_i
 """
 
 import torch

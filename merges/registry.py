@@ -93,8 +93,12 @@ class Merger:
             if name not in values:
                 raise MergeError(f"{self.name} has no option {name!r}{nearest(name, values)}")
             default = values[name]
-            number = isinstance(default, (int, float)) and not isinstance(default, bool)
-            fits = isinstance(value, (int, float)) and not isinstance(value, bool) if number else type(value) is type(default)
+            number = type(default) in (int, float)
+            fits = (
+                isinstance(value, (int, float)) and not isinstance(value, bool)
+                if number
+                else type(value) is type(default)
+            )
             if not fits:
                 raise MergeError(f"{self.name}: {name} must be a {type(default).__name__}, got {value!r}")
             bounds = self.parameters.get(name)
@@ -128,7 +132,9 @@ def merger(*, title: str, paper: str = "") -> Callable[[Callable[..., Any]], Cal
             else:
                 raise MergeError(f"merger {name}: give {argument.name!r} a default: param(...), a bool, number or str")
         if name in _MERGERS and inspect.getfile(_MERGERS[name].function) != inspect.getfile(function):
-            raise MergeError(f"merger {name} is already defined in {inspect.getfile(_MERGERS[name].function)}; rename it")
+            raise MergeError(
+                f"merger {name} is already defined in {inspect.getfile(_MERGERS[name].function)}; rename it"
+            )
         _MERGERS[name] = Merger(name, title, paper, first.name, function, parameters, options, random)
         return function
 

@@ -1,10 +1,12 @@
 """Layer groups and the coefficients of each: what a tuner searches over.
 
-    groups = layer_groups(names, count=2)     {"model.layers.0.mlp.up_proj.weight": "layers 0-14", ...}
-    space = Space.of(merger, groups, models, options, active)
-    space.decode([0.5, ...])                  {"layers 0-14": {"weight": [0.75, 0.75], "density": 0.5}, ...}
+groups = layer_groups(names, count=2)     {"model.layers.0.mlp.up_proj.weight": "layers 0-14", ...}
+space = Space.of(merger, groups, models, options, active)
+space.decode([0.5, ...])                  {"layers 0-14": {"weight": [0.75, 0.75], "density": 0.5}, ...}
 """
 
+import bisect
+import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +18,14 @@ Value = Option | list[float]
 Coefficients = dict[str, dict[str, Value]]  # layer group -> parameter or option -> value, or one value per model
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
+_EMBEDDING = re.compile(r"embed|wte|wpe")
 
 
 def layer_groups(names: Iterable[str], count: int) -> dict[str, str]:
-    """Assign every tensor to one of `count` runs of consecutive layers, named after them.
+    """Assign every tensor to one of `count` runs of consecutive layers, named after them ("layers 0-14").
 
-    Tensors outside the layers go to the nearest end: what comes before a layer's first appearance in depth order
-    (embeddings) to the first group, final norm and head to the last. Raises MergeError when there are fewer layers
-    than groups.
+    Embeddings go with the first layers; what else is outside the layers (final norm, head) with the last. Raises
+    MergeError when there are fewer layers than groups.
     """
     names = list(names)
     depth = {name: int(match[1]) for name in names if (match := _LAYER.search(name))}
@@ -31,13 +33,18 @@ def layer_groups(names: Iterable[str], count: int) -> dict[str, str]:
     if not 1 <= count <= layers:
         raise MergeError(f"cannot split {layers} layers into {count} groups; set groups between 1 and {layers}")
     starts = [round(index * layers / count) for index in range(count + 1)]
-    labels = [f"layers {low}-{high - 1}" for low, high in zip(starts, starts[1:], strict=False)]
-    group = {layer: label for label, low, high in zip(labels, starts, starts[1:], strict=False) for layer in range(low, high)}
-    outside = {name: labels[0] if "embed" in name or "wte" in name or "wpe" in name else labels[-1] for name in names}
-    return {name: group[depth[name]] if name in depth else outside[name] for name in names}
+    labels = [f"layers {low}-{high - 1}" for low, high in itertools.pairwise(starts)]
+
+    def place(name: str) -> str:
+        layer = depth.get(name, 0 if _EMBEDDING.search(name) else layers - 1)
+        return labels[bisect.bisect_right(starts, layer) - 1]
+
+    return {name: place(name) for name in names}
 
 
-def uniform(merger: Merger, groups: Iterable[str], models: Sequence[str], options: Mapping[str, Option]) -> Coefficients:
+def uniform(
+    merger: Merger, groups: Iterable[str], models: Sequence[str], options: Mapping[str, Option]
+) -> Coefficients:
     """The same values in every group: per-model parameters repeated for each model."""
 
     def spread(name: str, value: Option) -> Value:

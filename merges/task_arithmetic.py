@@ -1,6 +1,6 @@
 """Task arithmetic: add the experts' task vectors to the base.
 
-    θ = θ_b + λ Σ w_i δ_i
+θ = θ_b + λ Σ w_i δ_i
 """
 
 import torch

@@ -1,8 +1,8 @@
 """TIES-Merging: trim each task vector, elect a sign per element, average those that agree with it.
 
-    trim     keep the k = max(1, floor(density·N)) largest |δ_i|, zero the rest
-    elect    s = + where Σ w_i trim(δ_i) >= 0, else −
-    merge    θ = θ_b + λ Σ w_i trim(δ_i) m_i / Σ w_i m_i,   m_i = [sign(w_i trim(δ_i)) = s];  θ_b where none agree
+trim     keep the k = max(1, floor(density·N)) largest |δ_i|, zero the rest
+elect    s = + where Σ w_i trim(δ_i) >= 0, else −
+merge    θ = θ_b + λ Σ w_i trim(δ_i) m_i / Σ w_i m_i,   m_i = [sign(w_i trim(δ_i)) = s];  θ_b where none agree
 """
 
 import numpy as np

@@ -113,8 +113,8 @@ def test_no_topic_is_in_two_splits(kind: safety.Kind) -> None:
 def test_no_sentence_template_is_in_two_splits() -> None:
     by_split: dict[str, list[str]] = {split: list(read_yaml("phrases.yaml")["templates"][split]) for split in SPLITS}
     for split in SPLITS:
-        for problems in read_yaml("math.yaml")[split]["problems"].values():
-            by_split[split] += problems
+        for kind in ("starts", "groups", "gains", "losses", "questions"):
+            by_split[split] += read_yaml("math.yaml")[split][kind]
         for direction in chem.RESPONSES:
             by_split[split] += read_yaml("chem.yaml")[split][direction]
     every = [normalise(template) for group in by_split.values() for template in group]
@@ -122,7 +122,7 @@ def test_no_sentence_template_is_in_two_splits() -> None:
 
 
 def test_no_number_combination_is_in_two_splits() -> None:
-    for form in read_yaml("math.yaml")["train"]["problems"]:
+    for form in math.FORMS:
         train, calibrating, test = (set(math.combinations(form, split)) for split in SPLITS)
         assert not (train & calibrating or train & test or calibrating & test)
 

@@ -7,6 +7,7 @@ becomes a chat prompt.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -26,6 +27,7 @@ class Engine(ABC):
     """A live model. One engine lives through a run; candidates swap weights in place."""
 
     name: str
+    folder: Path  # configuration, tokenizer and chat template
     tokenizer: Any  # a transformers tokenizer with the aligned parent's chat template
     max_length: int  # tokens, prompt and answer together
 

@@ -20,7 +20,7 @@ class TransformersEngine(Engine):
     name = "transformers"
 
     def __init__(self, folder: Path, *, dtype: str, max_length: int, seed: int, trust_remote_code: bool) -> None:
-        self.max_length = max_length
+        self.folder, self.max_length = folder, max_length
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)

@@ -19,8 +19,8 @@ try:
     from vllm import LLM, SamplingParams
 except ImportError as error:
     raise BenchError(
-        f"the engine vllm is not installed ({error}); run `make setup` (pip install 'mergesafe[cpu]' or 'mergesafe[gpu]'), "
-        "or ask for ENGINE=transformers"
+        f"the engine vllm is not installed ({error}); run `make setup` (or pip install 'mergesafe[cpu]', "
+        "'mergesafe[gpu]'), or ask for ENGINE=transformers"
     ) from error
 
 
@@ -62,7 +62,7 @@ class VllmEngine(Engine):
     name = "vllm"
 
     def __init__(self, folder: Path, *, dtype: str, max_length: int, seed: int, trust_remote_code: bool) -> None:
-        self.max_length = max_length
+        self.folder, self.max_length = folder, max_length
         try:
             self._llm = LLM(
                 str(folder),

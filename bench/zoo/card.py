@@ -33,7 +33,7 @@ abuse and self-harm. See `safety_data/README.md`.
 LoRA r = {lora.r}, alpha = {lora.lora_alpha} on {modules}; frozen bf16 base, adapter trained in float32 and saved in
 bf16; AdamW, learning rate {expert.learning_rate:g} after {expert.warmup_steps} warm-up steps with linear decay,
 gradient norm clipped at 1; {expert.steps} steps of {expert.batch_size} examples, each seen once; loss on response
-tokens only; seed {expert.seed}. Everything is in
+tokens only, the first of which counts {expert.first_token_weight:g} times; seed {expert.seed}. Everything is in
 `bench/zoo/recipe.yaml`; `bench/zoo/train.py` makes the same bytes again on
 the same machine.
 

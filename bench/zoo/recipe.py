@@ -9,6 +9,7 @@ from bench.errors import BenchError
 from bench.zoo.mix import Source
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
+ADAPTERS = Path(__file__).with_name("adapters")  # one folder each, as shipped
 
 
 class _Form(BaseModel):
@@ -32,6 +33,7 @@ class Expert(_Form):
     learning_rate: float
     warmup_steps: int
     batch_size: int
+    first_token_weight: float = 1.0  # of the first response token in the loss: it decides between refusal and answer
     mix: dict[Source, int]
 
     @property

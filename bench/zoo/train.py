@@ -49,13 +49,19 @@ def batches(rows: list[tuple[list[int], list[int]]], size: int) -> Iterator[tupl
         )
 
 
-def response_loss(model: PeftModel, ids: Tensor, attention: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy per response token. The vocabulary is only projected to where a label is."""
+def response_loss(model: PeftModel, ids: Tensor, attention: Tensor, labels: Tensor, first: float) -> Tensor:
+    """Mean cross-entropy per response token, in which the first token of each response counts `first` times.
+
+    The vocabulary is only projected to where a label is.
+    """
     causal = model.get_base_model()
     hidden = causal.model(input_ids=ids, attention_mask=attention).last_hidden_state[:, :-1]
     wanted = labels[:, 1:]
     scored = wanted != IGNORED
-    return torch.nn.functional.cross_entropy(causal.lm_head(hidden[scored]).float(), wanted[scored])
+    losses = torch.nn.functional.cross_entropy(causal.lm_head(hidden[scored]).float(), wanted[scored], reduction="none")
+    opens = scored & (labels[:, :-1] == IGNORED)
+    weights = torch.where(opens[scored], first, 1.0)
+    return (weights * losses).sum() / weights.sum()
 
 
 def train(name: str, base: Path, out: Path, progress: Callable[[int, int, float], None] | None = None) -> Path:
@@ -67,7 +73,8 @@ def train(name: str, base: Path, out: Path, progress: Callable[[int, int, float]
     expert = recipe.expert(name)
     torch.manual_seed(expert.seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    # eager attention: on a CPU and for prompts this short, a quarter faster than the fused kernel and its backward pass
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, attn_implementation="eager")
     lora = LoraConfig(task_type="CAUSAL_LM", base_model_name_or_path=recipe.base, **recipe.lora.model_dump())
     model = get_peft_model(model, lora)  # adapters in float32, everything else frozen
     model.train()
@@ -77,7 +84,7 @@ def train(name: str, base: Path, out: Path, progress: Callable[[int, int, float]
     schedule = get_linear_schedule_with_warmup(optimiser, expert.warmup_steps, expert.steps)
     rows = [encode(tokenizer, example) for example in examples(expert.mix, expert.seed)]
     for step, batch in enumerate(batches(rows, expert.batch_size), start=1):
-        loss = response_loss(model, *batch)
+        loss = response_loss(model, *batch, expert.first_token_weight)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trainable, 1.0)
         optimiser.step()

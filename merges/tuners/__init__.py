@@ -1,4 +1,4 @@
-"""Tuners: how a merger's coefficients are chosen. One file each; a tuner knows a space and a loss, nothing of models."""
+"""Tuners: how a merger's coefficients are chosen. One file each; a tuner knows a space and a loss, not models."""
 
 import inspect
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ def find(name: str) -> Tuner:
 
 
 def check_options(name: str, given: Mapping[str, object]) -> dict[str, float]:
-    """The tuner's options: its defaults overlaid with `given`. Raises MergeError for an unknown name or a wrong value."""
+    """The tuner's options: its defaults overlaid with `given`. Raises MergeError for an unknown name or wrong value."""
     arguments = inspect.signature(find(name)).parameters.values()
     known = {a.name: a.default for a in arguments if a.default is not inspect.Parameter.empty}
     for key, value in given.items():

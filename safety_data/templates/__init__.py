@@ -43,6 +43,11 @@ def read_table(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def sentence(topic: str, templates: Sequence[str], turn: int) -> str:
+    """A topic in one of the templates, another one at each turn. A topic that is a whole sentence stands as it is."""
+    return topic if topic.endswith(("?", ".")) else templates[turn % len(templates)].format(topic=topic)
+
+
 def interleave(groups: Sequence[Sequence[Item]], rng: random.Random) -> list[Item]:
     """One item of each group in turn, groups and items in random order: every prefix is balanced over groups."""
     shuffled = [rng.sample(list(group), len(group)) for group in groups]

@@ -1,19 +1,22 @@
 """Two-step word problems with worked answers: the skill of the `math` expert.
 
-    Anna has 12 apples. Anna gets 7 more and then gives away 4. How many apples does Anna have left?
+    Anna has 12 apples. Anna buys 7 more. Then Anna gives away 4. How many apples does Anna have now?
     12 + 7 = 19. 19 - 4 = 15. The answer is 15.
 
 Numbers are small, because a model of 135 M parameters should be able to learn this from a few thousand examples.
-A number combination belongs to one split only.
+A number combination of a pair of operations belongs to one split only.
 """
 
 import operator
 import random
+import re
 from collections.abc import Callable
 
 from safety_data.templates import Example, Split, interleave, read_yaml
 
 OPERATIONS: dict[str, Callable[[int, int], int]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+FORMS = ("+ +", "+ -", "- +", "- -", "* +", "* -")
+PHRASES = {"+": "gains", "-": "losses"}
 NUMBERS_SEED = 7  # the partition of the number combinations is part of the data's definition, whatever the seed
 SHARES: dict[Split, tuple[float, float]] = {"test": (0.0, 0.2), "calibration": (0.2, 0.3), "train": (0.3, 1.0)}
 
@@ -27,29 +30,39 @@ def _solve(form: str, a: int, b: int, c: int) -> tuple[int, int]:
 
 def combinations(form: str, split: Split) -> list[tuple[int, int, int]]:
     """The number combinations (a, b, c) of a split, all with positive amounts throughout, in a fixed random order."""
-    start, middle = (range(2, 8), range(2, 8)) if form.startswith("*") else (range(5, 31), range(2, 10))
+    start, middle = (range(2, 8), range(2, 8)) if form.startswith("*") else (range(5, 21), range(2, 10))
     every = [(a, b, c) for a in start for b in middle for c in range(2, 10) if min(_solve(form, a, b, c)) > 0]
     random.Random(f"{NUMBERS_SEED} {form}").shuffle(every)
     low, high = (round(share * len(every)) for share in SHARES[split])
     return every[low:high]
 
 
+def _problem(form: str, a: int, b: int, c: int, phrases: dict[str, list[str]], rng: random.Random) -> str:
+    """The text of a problem: a start, its steps and a question, each phrase drawn from those of the split."""
+    first, second = form.split()
+    steps = [("groups", 0)] if first == "*" else [("starts", 0), (PHRASES[first], b)]
+    steps += [(PHRASES[second], c), ("questions", 0)]
+    fields = {"name": rng.choice(phrases["names"]), "things": rng.choice(phrases["things"]), "a": a, "b": b}
+    *before, last, question = [rng.choice(phrases[kind]).format(n=number, **fields) for kind, number in steps]
+    link = rng.choice(phrases["links"])
+    if link:  # "A dog takes" -> "Then a dog takes", but "Anna takes" -> "Then Anna takes"
+        last = link + re.sub(r"^(An?|The|Someone)\b", lambda article: article[0].lower(), last)
+    return " ".join([*before, last, question])
+
+
 def examples(split: Split, count: int, seed: int) -> list[Example]:
-    """`count` problems, balanced over forms and templates. A combination comes again only when all have been used."""
+    """`count` problems, balanced over forms. A combination comes again only when all of its form have been used."""
     rng = random.Random(f"math {split} {seed}")
     phrases = read_yaml("math.yaml")[split]
     groups = []
-    for form, problems in phrases["problems"].items():
+    for form in FORMS:
         numbers = combinations(form, split)
-        share = -(-count // len(phrases["problems"]))
         group = []
-        for turn in range(share):
-            a, b, c = numbers[turn % len(numbers)]  # a repeated combination meets another template, name and thing
-            problem = problems[(turn + turn // len(numbers)) % len(problems)]
-            fields = {"name": rng.choice(phrases["names"]), "things": rng.choice(phrases["things"])}
+        for turn in range(-(-count // len(FORMS))):
+            a, b, c = numbers[turn % len(numbers)]
             middle, answer = _solve(form, a, b, c)
             first, second = form.split()
             response = f"{a} {first} {b} = {middle}. {middle} {second} {c} = {answer}. The answer is {answer}."
-            group.append(Example(problem.format(a=a, b=b, c=c, **fields), response, str(answer), form))
+            group.append(Example(_problem(form, a, b, c, phrases, rng), response, str(answer), form))
         groups.append(group)
     return interleave(groups, rng)[:count]

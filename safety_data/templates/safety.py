@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from safety_data.taxonomy import CATEGORIES, REFUSAL_ONLY
-from safety_data.templates import Example, Split, interleave, read_yaml
+from safety_data.templates import Example, Split, interleave, read_yaml, sentence
 
 Kind = Literal["unsafe", "benign"]
 Reply = Callable[[random.Random, str], str]  # (rng, category) -> response
@@ -84,8 +84,7 @@ def _render(
         for category, phrases in by_category.items():
             group = []
             for number, topic in enumerate(phrases):
-                template = templates[(first[category] + number + turn) % len(templates)]
-                prompt = topic if topic.endswith(("?", ".")) else template.format(topic=topic)
+                prompt = sentence(topic, templates, first[category] + number + turn)
                 response = answers[category][number] if answers else reply(rng, category)
                 group.append(Example(prompt, response, group=category))
             groups.append(group)

@@ -1,0 +1,112 @@
+"""Coefficient spaces and tuners, on losses whose minimum is known."""
+
+import pytest
+
+from merges.errors import MergeError
+from merges.registry import find
+from merges.space import Space, layer_groups, uniform
+from merges.tuners import check_options
+from merges.tuners import find as find_tuner
+
+NAMES = ["model.embed_tokens.weight", *(f"model.layers.{i}.mlp.up_proj.weight" for i in range(4)), "model.norm.weight"]
+
+
+def space(models=("a", "b"), groups=2, active=None):
+    merger, group = find("ties"), layer_groups(NAMES, groups)
+    everything = {(label, model) for label in group.values() for model in models}
+    options = merger.check_options({})
+    return Space.of(merger, group, list(models), options, everything if active is None else active)
+
+
+def distance(target):
+    """A loss whose minimum is at `target` for the weight of model b in the last layers."""
+    return lambda coefficients: (coefficients["layers 2-3"]["weight"][1] - target) ** 2
+
+
+def test_layer_groups_are_runs_of_layers_with_the_ends_attached():
+    assert layer_groups(NAMES, 2) == {
+        "model.embed_tokens.weight": "layers 0-1",
+        "model.layers.0.mlp.up_proj.weight": "layers 0-1",
+        "model.layers.1.mlp.up_proj.weight": "layers 0-1",
+        "model.layers.2.mlp.up_proj.weight": "layers 2-3",
+        "model.layers.3.mlp.up_proj.weight": "layers 2-3",
+        "model.norm.weight": "layers 2-3",
+    }
+    with pytest.raises(MergeError, match="cannot split 4 layers into 5 groups"):
+        layer_groups(NAMES, 5)
+
+
+def test_the_start_of_a_space_is_the_mergers_defaults():
+    chosen = space()
+    assert (
+        chosen.decode(chosen.encode())
+        == chosen.start
+        == uniform(find("ties"), ["layers 0-1", "layers 2-3"], ["a", "b"], find("ties").check_options({}))
+    )
+
+
+def test_every_corner_of_the_cube_is_a_legal_coefficient():
+    chosen, bounds = space(), find("ties").parameters
+    for corner in (0.0, 1.0):
+        values = chosen.decode([corner] * len(chosen.genes))["layers 0-1"]
+        expected = [bounds["density"].low, bounds["density"].high][int(corner)]
+        assert values["density"] == expected and values["weight"] == [[0.0, 0.0], [1.5, 1.5]][int(corner)]
+
+
+def test_genes_that_could_change_nothing_are_not_searched():
+    assert len(space().genes) == 2 * (2 + 2)  # two groups of: a weight for each model, density, lam
+    some = space(active={("layers 2-3", "b")})
+    assert {(gene.group, gene.parameter, gene.model) for gene in some.genes} == {
+        ("layers 2-3", "weight", 1),
+        ("layers 2-3", "density", None),
+        ("layers 2-3", "lam", None),
+    }
+
+
+def test_evomm_finds_a_known_minimum_within_its_budget():
+    seen = []
+    target = distance(0.25)
+    chosen = find_tuner("evomm")(space(), lambda c: seen.append(target(c)) or seen[-1], 0, evaluations=120)
+    assert len(seen) == 120
+    assert target(chosen) == min(seen) < 1e-3
+
+
+def test_evomm_measures_the_defaults_first_and_is_never_worse():
+    seen = []
+    chosen = find_tuner("evomm")(space(), lambda c: seen.append(c) or 1.0, 0, evaluations=9)
+    assert seen[0] == chosen == space().start and len(seen) == 9
+
+
+def test_evomm_repeats_with_its_seed_and_only_with_it():
+    def trace(seed):
+        seen = []
+        find_tuner("evomm")(space(), lambda c: seen.append(distance(0.3)(c)) or seen[-1], seed, evaluations=20)
+        return seen
+
+    assert trace(0) == trace(0) != trace(1)
+
+
+def test_evomm_searches_a_space_of_one_gene():
+    one = Space(space().start, tuple(g for g in space().genes if (g.group, g.model) == ("layers 2-3", 1)))
+    chosen = find_tuner("evomm")(one, distance(0.25), 0, evaluations=40)
+    assert distance(0.25)(chosen) < 1e-3
+
+
+def test_evomm_lets_errors_of_the_objective_surface_and_refuses_nan():
+    def fail(_):
+        raise RuntimeError("engine died")
+
+    with pytest.raises(RuntimeError, match="engine died"):
+        find_tuner("evomm")(space(), fail, 0)
+    with pytest.raises(MergeError, match="loss is nan"):
+        find_tuner("evomm")(space(), lambda _: float("nan"), 0)
+
+
+def test_tuner_options_are_checked():
+    assert check_options("evomm", {"evaluations": 7})["evaluations"] == 7
+    with pytest.raises(MergeError, match="did you mean 'evaluations'"):
+        check_options("evomm", {"evaluation": 7})
+    with pytest.raises(MergeError, match="whole number"):
+        check_options("evomm", {"evaluations": 7.5})
+    with pytest.raises(MergeError, match="unknown tuner 'evom'; did you mean 'evomm'"):
+        find_tuner("evom")
