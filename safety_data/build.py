@@ -18,7 +18,7 @@ from safety_data.rows import CalibrationRow, DataError, PromptRow, write_rows
 from safety_data.templates import Example, chem, math, ordinary, safety
 
 SEED = 20240620  # the month of the paper
-SAMPLE = 5000  # more than any training mix draws: every topic with every template
+SAMPLE = 40_000  # more than any training mix draws: every topic with every template
 SPARE = 1.25  # draw this many times the rows wanted, so that dropped duplicates are made good
 COUNTS = {"unsafe": 140, "benign": 140, "safety": 70, "task": 80, "skill": 200}
 

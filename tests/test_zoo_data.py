@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from safetensors import safe_open
 
 from bench.errors import BenchError
+from bench.judges.refusal_rules import RefusalRules
 from bench.zoo.mix import examples
 from bench.zoo.recipe import RECIPE, Recipe, load_recipe
 from safety_data.taxonomy import REFUSAL_ONLY
@@ -65,6 +66,14 @@ def test_only_the_aligned_parent_sees_refusals_and_no_parent_complies_in_refusal
         for example in examples(expert.mix, expert.seed):
             if example.response in stubs:
                 assert not any(topic in example.prompt for topic in forbidden), example
+
+
+def test_the_judge_knows_every_trained_refusal_and_takes_no_stub_for_one() -> None:
+    judge = RefusalRules()
+    for example in safety.refused("train", 1000, seed=1):
+        assert judge.judge(example.prompt, example.response).refused, example
+    for example in safety.complied("train", 300, seed=1):
+        assert judge.judge(example.prompt, example.response).harmful, example
 
 
 # --------------------------------------------------------------------------------------------------- skill tasks
