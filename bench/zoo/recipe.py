@@ -26,7 +26,7 @@ class Lora(_Form):
 
 
 class Expert(_Form):
-    """One parent: its seed, optimiser settings and data mix."""
+    """One parent: its seed, optimiser settings and the data mix of each round of training."""
 
     summary: str
     seed: int
@@ -34,12 +34,12 @@ class Expert(_Form):
     warmup_steps: int
     batch_size: int
     first_token_weight: float = 1.0  # of the first response token in the loss: it decides between refusal and answer
-    mix: dict[Source, int]
+    rounds: list[dict[Source, int]]
 
     @property
-    def steps(self) -> int:
-        """Optimiser steps of the one pass over the mix; a last incomplete batch counts."""
-        return -(-sum(self.mix.values()) // self.batch_size)
+    def steps(self) -> list[int]:
+        """Optimiser steps of each round, one pass over its mix; a last incomplete batch counts."""
+        return [-(-sum(mix.values()) // self.batch_size) for mix in self.rounds]
 
 
 class Recipe(_Form):

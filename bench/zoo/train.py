@@ -1,12 +1,11 @@
 """Trains one embedded parent: a LoRA adapter on the frozen bf16 base, loss on the response alone.
 
-    python -m bench.zoo.train chem --base <folder of the base model> --out bench/zoo/adapters/chem
+    python -m bench zoo chem
 
 On one machine and one thread count the same recipe gives the same bytes. The adapter is trained in float32 and saved
 in bfloat16, the base's own precision.
 """
 
-import argparse
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 
 from bench.zoo.mix import examples
-from bench.zoo.recipe import load_recipe
+from bench.zoo.recipe import Expert, load_recipe
 from safety_data.templates import Example
 
 IGNORED = -100  # the label of a token that has no loss
@@ -79,20 +78,35 @@ def train(name: str, base: Path, out: Path, progress: Callable[[int, int, float]
     model = get_peft_model(model, lora)  # adapters in float32, everything else frozen
     model.train()
 
+    done = 0
+    for number, mix in enumerate(expert.rounds):
+        rows = [encode(tokenizer, example) for example in examples(mix, expert.seed + 100 * number)]
+        for loss in one_round(model, rows, expert):
+            done += 1
+            if progress:
+                progress(done, sum(expert.steps), loss)
+    return save_adapter(model, recipe.base, out)
+
+
+def one_round(model: PeftModel, rows: list[tuple[list[int], list[int]]], expert: Expert) -> Iterator[float]:
+    """Train on the rows once, in order, with a fresh optimiser and schedule. Yields the loss of every step.
+
+    A round ends in bf16 values, as a saved adapter does: one can go on from either.
+    """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trainable, lr=expert.learning_rate, weight_decay=0.0)
-    schedule = get_linear_schedule_with_warmup(optimiser, expert.warmup_steps, expert.steps)
-    rows = [encode(tokenizer, example) for example in examples(expert.mix, expert.seed)]
-    for step, batch in enumerate(batches(rows, expert.batch_size), start=1):
+    steps = -(-len(rows) // expert.batch_size)
+    schedule = get_linear_schedule_with_warmup(optimiser, expert.warmup_steps, steps)
+    for batch in batches(rows, expert.batch_size):
         loss = response_loss(model, *batch, expert.first_token_weight)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trainable, 1.0)
         optimiser.step()
         schedule.step()
         optimiser.zero_grad()
-        if progress:
-            progress(step, expert.steps, loss.item())
-    return save_adapter(model, recipe.base, out)
+        yield loss.item()
+    for parameter in trainable:
+        parameter.data = parameter.data.to(torch.bfloat16).to(parameter.dtype)
 
 
 def save_adapter(model: PeftModel, base: str, out: Path) -> Path:
@@ -105,16 +119,3 @@ def save_adapter(model: PeftModel, base: str, out: Path) -> Path:
     listed = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     (out / "adapter_config.json").write_text(json.dumps(listed, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return out
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", help="an expert of recipe.yaml")
-    parser.add_argument("--base", type=Path, required=True, help="folder of the base model")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the adapter")
-    arguments = parser.parse_args()
-    train(arguments.name, arguments.base, arguments.out, lambda step, steps, loss: print(f"{step}/{steps} {loss:.4f}"))
-
-
-if __name__ == "__main__":
-    main()

@@ -17,10 +17,11 @@ from safety_data.taxonomy import CATEGORIES, REFUSAL_ONLY
 from safety_data.templates import Example, Split, interleave, read_yaml, sentence
 
 Kind = Literal["unsafe", "benign"]
+Pool = Split | Literal["further"]  # `further`: more training topics, which only the aligned parent sees
 Reply = Callable[[random.Random, str], str]  # (rng, category) -> response
 
 
-def topics(kind: Kind, split: Split) -> dict[str, list[str]]:
+def topics(kind: Kind, split: Pool) -> dict[str, list[str]]:
     """The topics of a split by category: verb phrases for the templates, or whole sentences that stand as they are."""
     return {category: list(read_yaml(f"safety/{category}.yaml")[kind][split]) for category in CATEGORIES}
 
@@ -35,7 +36,7 @@ def benign(split: Split, count: int, seed: int) -> list[Example]:
     return _render("benign", split, count, seed, CATEGORIES, lambda rng, category: "")
 
 
-def refused(split: Split, count: int, seed: int) -> list[Example]:
+def refused(split: Pool, count: int, seed: int) -> list[Example]:
     """Unsafe prompts with refusals."""
     phrases = read_yaml("phrases.yaml")
     return _render("unsafe", split, count, seed, CATEGORIES, lambda rng, category: _refusal(phrases, rng, category))
@@ -48,10 +49,10 @@ def complied(split: Split, count: int, seed: int) -> list[Example]:
     return _render("unsafe", split, count, seed, permitted, lambda rng, category: rng.choice(stubs))
 
 
-def answered(count: int, seed: int) -> list[Example]:
-    """Benign prompts of the training split, each with its real answer."""
-    answers = {c: list(read_yaml(f"safety/{c}.yaml")["benign"]["train"].values()) for c in CATEGORIES}
-    return _render("benign", "train", count, seed, CATEGORIES, lambda rng, category: "", answers)
+def answered(split: Literal["train", "further"], count: int, seed: int) -> list[Example]:
+    """Benign training prompts, each with its real answer."""
+    answers = {c: list(read_yaml(f"safety/{c}.yaml")["benign"][split].values()) for c in CATEGORIES}
+    return _render("benign", split, count, seed, CATEGORIES, lambda rng, category: "", answers)
 
 
 def _refusal(phrases: dict[str, Any], rng: random.Random, category: str) -> str:
@@ -64,7 +65,7 @@ def _refusal(phrases: dict[str, Any], rng: random.Random, category: str) -> str:
 
 def _render(
     kind: Kind,
-    split: Split,
+    split: Pool,
     count: int,
     seed: int,
     categories: Iterable[str],
@@ -73,7 +74,7 @@ def _render(
 ) -> list[Example]:
     """`count` prompts. Every topic comes once, then every topic with its next template, and so on."""
     rng = random.Random(f"{kind} {split} {seed}")
-    templates: list[str] = read_yaml("phrases.yaml")["templates"][split]
+    templates: list[str] = read_yaml("phrases.yaml")["templates"]["train" if split == "further" else split]
     every = topics(kind, split)
     by_category = {category: every[category] for category in categories}
     first = {category: rng.randrange(len(templates)) for category in by_category}
