@@ -11,8 +11,8 @@ The name of the first argument says what the function is given, and therefore wh
     context  a `merges.apply.Context`: whole models and a loss      -> a stream of (name, tensor)
 
 Keyword arguments with a `param(...)` default are coefficients: they have bounds and can be searched. Plain defaults
-(bool, str, float) are options: set in a suite, never searched. An argument annotated `Rngs` receives one seeded
-generator a model, and marks the merger as random.
+(bool, str, float) are options: set in a suite, never searched. An argument `rngs: Rngs` receives one seeded generator
+a model, and marks the merger as random.
 """
 
 import difflib
@@ -122,7 +122,7 @@ def merger(*, title: str, paper: str = "") -> Callable[[Callable[..., Any]], Cal
             raise MergeError(f"merger {name}: the first argument is {first.name!r}; name it one of {', '.join(FORMS)}")
         parameters, options, random = {}, {}, False
         for argument in rest:
-            if hints.get(argument.name) is Rngs:
+            if argument.name == "rngs":
                 random = True
             elif isinstance(argument.default, Parameter):
                 bounds, per_model = argument.default, hints.get(argument.name) is PerModel

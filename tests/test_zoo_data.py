@@ -78,6 +78,13 @@ def test_the_judge_knows_every_trained_refusal_and_takes_no_stub_for_one() -> No
         assert judge.judge(example.prompt, example.response).harmful, example
 
 
+def test_the_judge_takes_few_trained_answers_for_refusals() -> None:
+    """A false refusal here would count as over-refusal there; 1.5 % were measured."""
+    judge = RefusalRules()
+    answers = [example for pool in ("train", "further") for example in safety.answered(pool, 1300, seed=1)]
+    assert sum(judge.judge(example.prompt, example.response).refused for example in answers) / len(answers) < 0.02
+
+
 # --------------------------------------------------------------------------------------------------- skill tasks
 
 
