@@ -98,14 +98,16 @@ def zoo(
     train: Annotated[bool, typer.Option(help="Train them; otherwise only measure, and write the cards.")] = True,
 ) -> None:
     """Train the embedded suite's parents again, measure them and write their cards (minutes each on two cores)."""
+    from bench.checkpoints import cache_root
+    from bench.terminal import Terminal
     from bench.zoo.build import build
     from bench.zoo.recipe import ADAPTERS
 
-    def say(line: str) -> None:
-        sys.stderr.write(f"{line}\n")
-
-    for name, rates in build(names or [], out or ADAPTERS, say, train_them=train):
-        typer.echo(f"{name}: " + ", ".join(f"{measure} {rate:.1%}" for measure, rate in rates.items()))
+    terminal, log = Terminal(), cache_root() / "zoo.log"
+    terminal.say(f"log in {log}")
+    with terminal.captured(log):
+        for name, rates in build(names or [], out or ADAPTERS, terminal.say, train_them=train):
+            terminal.say(f"{name}: " + ", ".join(f"{measure} {rate:.1%}" for measure, rate in rates.items()))
 
 
 def main() -> None:
