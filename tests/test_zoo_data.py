@@ -177,6 +177,7 @@ def test_a_card_tells_data_recipe_scores_limits_and_licence(name: str) -> None:
     card = (ADAPTERS / name / "README.md").read_text(encoding="utf-8")
     for heading in ("## Data", "## Recipe", "## Measured scores", "## Limits", "license: apache-2.0"):
         assert heading in card
-    for source, count in load_recipe().expert(name).mix.items():
-        assert f"| `{source}` | {count:,} |" in card
-    assert re.search(r"\| smol_math \| \d+\.\d% \|", card)
+    for number, mix in enumerate(load_recipe().expert(name).rounds, start=1):
+        for source, count in mix.items():
+            assert f"| {number} | `{source}` | {count:,} |" in card
+    assert re.search(r"\| math answered correctly \| \d+\.\d% \|", card)
