@@ -197,12 +197,11 @@ def hub_folder(repository: str, revision: str | None) -> Path:
     """The local snapshot of a hub model, downloaded when it is not cached. Raises BenchError when it cannot be had."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    from requests.exceptions import RequestException
 
     try:
         patterns = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model"]
         return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, RequestException, ValueError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise BenchError(
             f"cannot get {repository} from the hub ({reason}); check its name, your access and the network, or give "

@@ -74,11 +74,6 @@ class Merger:
         return self.form == "context"
 
     @property
-    def summary(self) -> str:
-        """The first line of its docstring."""
-        return (inspect.getdoc(self.function) or "").partition("\n")[0]
-
-    @property
     def source_sha256(self) -> str:
         """Hash of the file it is defined in: a changed technique is another technique."""
         return hashlib.sha256(Path(inspect.getfile(self.function)).read_bytes()).hexdigest()
@@ -154,7 +149,7 @@ def find(name: str) -> Merger:
     """The merger of that name. Raises MergeError naming the nearest one."""
     mergers = load_all()
     if name not in mergers:
-        raise MergeError(f"unknown method {name!r}{nearest(name, mergers)}; `python -m bench list mergers` shows all")
+        raise MergeError(f"unknown method {name!r}{nearest(name, mergers)} (`python -m bench list mergers` shows all)")
     return mergers[name]
 
 

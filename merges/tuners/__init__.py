@@ -15,7 +15,7 @@ TUNERS: dict[str, Tuner] = {tuner.__name__: tuner for tuner in (defaults, evomm)
 def find(name: str) -> Tuner:
     """The tuner of that name. Raises MergeError naming the nearest one."""
     if name not in TUNERS:
-        raise MergeError(f"unknown tuner {name!r}{nearest(name, TUNERS)}; there are {', '.join(TUNERS)}")
+        raise MergeError(f"unknown tuner {name!r}{nearest(name, TUNERS)} (there are {', '.join(TUNERS)})")
     return TUNERS[name]
 
 
