@@ -6,7 +6,7 @@ METHOD ?= ties
 SUITE ?= smol
 OUT ?= results
 ARMS ?=
-SEED ?=
+SEEDS ?=
 ENGINE ?=
 EXTRA ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 PYTHON ?= python3
@@ -16,7 +16,7 @@ RUN = .venv/bin/python
 
 bench: setup
 	@$(RUN) -m bench run --method "$(METHOD)" --suite "$(SUITE)" --out "$(OUT)" \
-	  $(if $(ARMS),--arms "$(ARMS)") $(if $(SEED),--seed "$(SEED)") $(if $(ENGINE),--engine "$(ENGINE)")
+	  $(if $(ARMS),--arms "$(ARMS)") $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(ENGINE),--engine "$(ENGINE)")
 
 leaderboard: setup
 	@$(RUN) -m bench leaderboard --out "$(OUT)"
@@ -34,7 +34,8 @@ zoo: setup
 	@$(RUN) -m bench zoo
 
 data: setup
-	@$(RUN) -m bench data
+	@$(RUN) -m bench data prompts
+	@$(RUN) -m bench data build --suite "$(SUITE)"
 
 setup: .venv/.ready-$(EXTRA)
 

@@ -4,12 +4,11 @@ Arm `none` sees no rows, `task` the task rows, `task+safety` the same task rows 
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.engines.base import Engine, Tokens
 from bench.errors import BenchError
-from bench.suite import Arm, Factors, Suite
+from bench.suite import Arm, Suite
 from safety_data.rows import CalibrationRow, read_rows
 
 
@@ -19,7 +18,14 @@ class Calibration:
 
     pairs: list[tuple[Tokens, Tokens]]
     weights: list[float]
-    rows: dict[str, int]  # how many of each kind
+    kinds: list[str]  # of each row: task or safety
+    strata: list[str]  # of each row: its domain, or safety
+    owners: list[str]  # of each row: the parent whose answer it holds
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """How many rows there are of each kind."""
+        return dict(Counter(self.kinds))
 
     @property
     def tokens(self) -> int:
@@ -32,12 +38,12 @@ class Calibration:
         return sum(w * loss for w, loss in zip(self.weights, losses, strict=True)) / sum(self.weights)
 
 
-def calibration(rows: Sequence[CalibrationRow], factors: Factors, engine: Engine) -> Calibration:
-    """Tokenise rows and weigh them by kind; a kind of factor 0 is left out, as if it were not there.
+def calibration(suite: Suite, arm: Arm, engine: Engine) -> Calibration:
+    """The rows of an arm, tokenised and weighed by kind; a kind of factor 0 is left out, as if it were not there.
 
     Raises BenchError for a row that does not fit the engine's length, or when nothing is left.
     """
-    kept = [row for row in rows if getattr(factors, row.kind) > 0]
+    kept = [row for row in rows_of_arm(suite, arm) if getattr(suite.calibration.factors, row.kind) > 0]
     if not kept:
         raise BenchError("calibration.factors leave no calibration row with a weight; give one kind a factor above 0")
     pairs = [(engine.chat_ids(row.prompt), engine.response_ids(row.response)) for row in kept]
@@ -47,7 +53,14 @@ def calibration(rows: Sequence[CalibrationRow], factors: Factors, engine: Engine
                 f"calibration row {row.id} has {len(prompt) + len(response)} tokens, more than engine.max_length "
                 f"{engine.max_length}; raise it or remove the row"
             )
-    return Calibration(pairs, [getattr(factors, row.kind) for row in kept], dict(Counter(row.kind for row in kept)))
+    (aligned,) = suite.of_role("aligned")
+    return Calibration(
+        pairs=pairs,
+        weights=[getattr(suite.calibration.factors, row.kind) for row in kept],
+        kinds=[row.kind for row in kept],
+        strata=[row.domain or row.kind for row in kept],
+        owners=[suite.expert_of(row.domain) if row.kind == "task" else aligned for row in kept],
+    )
 
 
 def rows_of_arm(suite: Suite, arm: Arm) -> list[CalibrationRow]:

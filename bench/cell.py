@@ -10,19 +10,23 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from bench.calibration import Calibration, calibration, rows_of_arm
+from bench import records
+from bench.backprop import Backprop
+from bench.calibration import Calibration, calibration
 from bench.checkpoints import AnyCheckpoint
 from bench.engines.base import Engine
 from bench.grid import Cell
 from bench.harm import count, measure_harm
 from bench.judges.base import Judge
-from bench.records import Costs, Merger, Parent, Provenance, Record, Scores, TracePoint, Tuning
+from bench.records import Costs, Parent, Provenance, Record, Scores, Tuning
 from bench.skill import measure_skill
 from bench.suite import Suite
+from bench.tuning import CalibrationObjective, Measure, Meter
 from merges import tuners
-from merges.apply import Context, Weights, differing, merge
+from merges.apply import Context, Plan, Weights, differing, merge
+from merges.errors import MergeError
+from merges.registry import Merger
 from merges.space import Coefficients, Space, layer_groups, uniform
 from safety_data.rows import PromptRow
 
@@ -51,11 +55,24 @@ class Bench:
         """Where task vectors start: the base, or the aligned parent where a suite has no base."""
         return self.parents[[*self.suite.of_role("base"), *self.suite.of_role("aligned")][0]]
 
-    def models(self, form: str) -> dict[str, AnyCheckpoint]:
-        """The parents that are merged: aligned and experts, in the suite's order. Without a base, the aligned parent's
-        own task vector is zero and its coefficients could change nothing, so task-vector mergers leave it out."""
-        aligned = [] if form == "deltas" and not self.suite.of_role("base") else self.suite.of_role("aligned")
+    def models(self, merger: Merger) -> dict[str, AnyCheckpoint]:
+        """The parents that are merged, in the suite's order: the aligned one and the experts; the experts alone where
+        the merger is given the aligned parent apart. So too for task vectors without a base: the aligned parent's own
+        is zero, and its coefficients could change nothing."""
+        apart = merger.safety or (merger.form == "deltas" and not self.suite.of_role("base"))
+        aligned = [] if apart else self.suite.of_role("aligned")
         return {name: self.parents[name] for name in [*aligned, *self.suite.of_role("expert")]}
+
+    def aligned(self, merger: Merger) -> AnyCheckpoint | None:
+        """The aligned parent for a merger that is given its task vector. Raises MergeError where there is no base."""
+        if not merger.safety:
+            return None
+        if not self.suite.of_role("base"):
+            raise MergeError(
+                f"{merger.name} needs to know what alignment changed, and the suite {self.suite.name} has no parent of "
+                "role base; name the model that the aligned parent was made from"
+            )
+        return self.parents[self.suite.of_role("aligned")[0]]
 
 
 @dataclass
@@ -63,8 +80,7 @@ class Clock:
     """Wall seconds per stage, in the order they came, and the costs of the search."""
 
     seconds: dict[str, float] = field(default_factory=dict)
-    evaluations: int = 0
-    tokens: int = 0
+    meter: Meter = field(default_factory=Meter)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -93,7 +109,7 @@ def run_cell(bench: Bench, cell: Cell, report: Report) -> Record:
         outcomes = measure_harm(bench.engine, bench.judge, bench.prompts, bench.suite.safety.max_tokens)
     with clock.stage("skill"):
         report(f"answering the tasks of {', '.join(bench.suite.skill.domains)}")
-        skill, items = measure_skill(bench.engine, bench.suite.skill, bench.suite.seed)
+        skill, items = measure_skill(bench.engine, bench.suite.skill)
     return Record(
         suite=bench.suite.name,
         fingerprint=bench.fingerprint,
@@ -113,7 +129,10 @@ def run_cell(bench: Bench, cell: Cell, report: Report) -> Record:
         prompts=outcomes,
         items=items,
         costs=Costs(
-            seconds=clock.seconds, evaluations=clock.evaluations, tokens=clock.tokens, peak_rss_mb=_peak_rss_mb()
+            seconds=clock.seconds,
+            evaluations=clock.meter.evaluations,
+            tokens=clock.meter.tokens,
+            peak_rss_mb=_peak_rss_mb(),
         ),
         provenance=Provenance(
             engine=bench.engine.name,
@@ -128,68 +147,56 @@ def run_cell(bench: Bench, cell: Cell, report: Report) -> Record:
 
 def _merged(bench: Bench, cell: Cell, clock: Clock, report: Report) -> tuple[Weights, Callable[[], Tuning]]:
     """The stream of merged weights, and what to write down about it once it has flowed."""
-    merger, models = cell.merger, bench.models(cell.merger.form)
-    rows = rows_of_arm(bench.suite, cell.arm)
-    seen = calibration(rows, bench.suite.calibration.factors, bench.engine) if rows else None
-
-    def measure(weights: Weights) -> float:
-        bench.engine.load_weights(weights)
-        clock.evaluations += 1
-        clock.tokens += seen.tokens
-        return seen.loss(bench.engine)
-
-    if merger.form == "context":
-        context = Context(models, bench.base, measure, bench.dtype)
-        with clock.stage("tune"):
-            report("measuring the parents on the calibration rows")
-            weights = merger.function(context, **cell.options)
-        return weights, lambda: _tuning("defaults", seen, models, {"all": dict(cell.options) | context.notes}, [])
-
-    groups = layer_groups(bench.base, bench.suite.search.groups)
-
-    def merged(coefficients: Coefficients) -> Iterator[tuple[str, Tensor]]:
-        return merge(merger, models, bench.base, coefficients, groups, seed=cell.seed, dtype=bench.dtype)
-
-    if seen is None:
+    merger, models, suite = cell.merger, bench.models(cell.merger), bench.suite
+    if cell.arm == "none":
+        groups = layer_groups(bench.base, 1)
         coefficients = uniform(merger, groups.values(), list(models), cell.options)
-        return merged(coefficients), lambda: _tuning("defaults", None, models, coefficients, [])
+        for values in coefficients.values() if cell.ratio is not None else []:
+            values["weight"] = [cell.ratio if name in suite.of_role("expert") else 1 - cell.ratio for name in models]
+        plan = Plan(merger, models, bench.base, groups, cell.seed, bench.dtype, bench.aligned(merger))
+        return merge(plan, coefficients), lambda: _tuning("defaults", None, models, coefficients, clock.meter)
 
-    search = bench.suite.search
-    options = tuners.check_options(search.tuner, search.options)
-    trace: list[TracePoint] = []
+    seen = calibration(suite, cell.arm, bench.engine)
+    measure = Measure(bench.engine, seen, clock.meter)
+    learner = Backprop(bench.engine.folder, seen, dtype=bench.dtype, trust_remote_code=suite.trust_remote_code)
+    if merger.form == "context":
+        (aligned,) = suite.of_role("aligned")
+        context = Context(models, bench.base, aligned, measure, learner, bench.dtype)
+        with clock.stage("tune"):
+            report("running the parents on the calibration rows")
+            weights = merger.function(context, **cell.options)
+        chosen = {"all": dict(cell.options) | context.notes}
+        return weights, lambda: _tuning("defaults", seen, models, chosen, clock.meter)
 
-    def objective(coefficients: Coefficients) -> float:
-        loss = measure(merged(coefficients))
-        best = min(loss, trace[-1].best) if trace else loss
-        trace.append(TracePoint(evaluation=clock.evaluations, loss=loss, best=best, tokens=clock.tokens))
-        budget = f"/{options['evaluations']}" if "evaluations" in options else ""
-        report(f"{search.tuner} {clock.evaluations}{budget}, best loss {best:.3f}")
-        return loss
-
+    search = suite.search
+    groups = layer_groups(bench.base, search.groups)
+    plan = Plan(merger, models, bench.base, groups, cell.seed, bench.dtype, bench.aligned(merger))
+    objective = CalibrationObjective(plan, measure, learner, lambda doing: report(f"{search.tuner}: {doing}"))
     with clock.stage("tune"):
         # A base that is also merged, or an adapter that leaves layers alone, would give genes that change nothing.
-        active = differing(models, bench.base if merger.form == "deltas" else None, groups)
+        active = differing(plan)
         space = Space.of(merger, groups, list(models), cell.options, active)
+        options = tuners.check_options(search.tuner, search.options)
         coefficients = tuners.find(search.tuner)(space, objective, cell.seed, **options)
-    return merged(coefficients), lambda: _tuning(search.tuner, seen, models, coefficients, trace)
+    return merge(plan, coefficients), lambda: _tuning(search.tuner, seen, models, coefficients, clock.meter)
 
 
 def _tuning(
-    tuner: str, seen: Calibration | None, models: Mapping[str, Any], coefficients: Coefficients, trace: list[TracePoint]
+    tuner: str, seen: Calibration | None, models: Mapping[str, Any], coefficients: Coefficients, meter: Meter
 ) -> Tuning:
     rows = seen.rows if seen else {}
-    return Tuning(tuner=tuner, rows=rows, models=list(models), coefficients=coefficients, trace=trace)
+    return Tuning(tuner=tuner, rows=rows, models=list(models), coefficients=coefficients, trace=meter.trace)
 
 
 def _parent(bench: Bench, name: str) -> Parent:
     return Parent(name=name, role=bench.suite.parents[name].role, sha256=bench.parents[name].sha256)
 
 
-def _merger(cell: Cell) -> Merger | None:
+def _merger(cell: Cell) -> records.Merger | None:
     merger = cell.merger
     if merger is None:
         return None
-    return Merger(
+    return records.Merger(
         name=merger.name,
         title=merger.title,
         paper=merger.paper,

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bench import data
 from bench.errors import BenchError
-from bench.suite import ARMS, Suite, did_you_mean, load_suite, suite_names
+from bench.suite import ARMS, Suite, did_you_mean, load_ablation, load_suite, suite_names
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,6 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Benchmark model-merging techniques on skill and safety.",
 )
+
+app.add_typer(data.app, name="data")
 
 OUT = Annotated[Path, typer.Option("--out", help="Folder for records, tables and plots.")]
 
@@ -33,7 +36,9 @@ def run(
     arms: Annotated[
         str | None, typer.Option(help="Comma list of none, task, task+safety. Default: the suite's.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Drives everything random. Default: the suite's.", min=0)] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Comma list; each drives everything random in a run. Default: the suite's.")
+    ] = None,
     engine: Annotated[str | None, typer.Option(help="vllm or transformers. Default: the suite's.")] = None,
     out: OUT = Path("results"),
 ) -> None:
@@ -41,7 +46,7 @@ def run(
 
     Finished cells under OUT are kept: the same command again computes only what is missing.
     """
-    chosen = _with(load_suite(suite), seed=seed, engine=engine)
+    chosen = _with(load_suite(suite), seeds=seeds, engine=engine)
     wanted = _arms(arms) if arms else chosen.arms
     from bench.runner import run as run_suite
     from bench.terminal import Terminal
@@ -53,6 +58,36 @@ def run(
     for cell, reason in outcome.failed.items():
         terminal.say(f"failed: {cell}: {reason}")
     if outcome.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def ablate(
+    suite: Annotated[str, typer.Option(help="Suite file with a `vary` block: embedded, or its path.")],
+    seeds: Annotated[str | None, typer.Option(help="Comma list. Default: the suite's.")] = None,
+    out: OUT = Path("results"),
+) -> None:
+    """Run what a suite file varies, one suite a value, and plot refusals, skill and over-refusal against it.
+
+    Finished cells under OUT are kept, as `run` does.
+    """
+    chosen = load_ablation(suite)
+    from bench.runner import run as run_suite
+    from bench.terminal import Terminal
+    from leaderboards.build import build_ablation
+
+    terminal, fingerprints, failed = Terminal(), {}, {}
+    for value, varied in chosen.suites.items():
+        varied = _with(varied, seeds=seeds, engine=None)
+        outcome = run_suite(varied, chosen.methods, chosen.arms, out, terminal)
+        fingerprints[value] = outcome.fingerprint
+        failed |= {f"{varied.name}, {cell}": reason for cell, reason in outcome.failed.items()}
+    for cell, reason in failed.items():
+        terminal.say(f"failed: {cell}: {reason}")
+    table, plot = build_ablation(out, chosen.name, chosen.label, fingerprints, chosen.arms)
+    _show(table, out)
+    terminal.say(f"the plot is {plot}")
+    if failed:
         raise typer.Exit(1)
 
 
@@ -80,15 +115,6 @@ def list_(kind: Kind) -> None:
     for name, what in _listed(kind):
         table.add_row(escape(name), escape(what))
     Console().print(table)
-
-
-@app.command()
-def data() -> None:
-    """Write the embedded suites' prompts and rows again from their seeded templates."""
-    from safety_data.build import build
-
-    for path, built in build(Path(__file__).parents[1]).items():
-        typer.echo(f"{len(built.rows):5d} rows, {built.duplicates} repeated prompts dropped: {path.name}")
 
 
 @app.command()
@@ -122,9 +148,9 @@ def main() -> None:
         raise SystemExit(2) from None
 
 
-def _with(suite: Suite, *, seed: int | None, engine: str | None) -> Suite:
+def _with(suite: Suite, *, seeds: str | None, engine: str | None) -> Suite:
     """The suite with what the command line overrides."""
-    update = {} if seed is None else {"seed": seed}
+    update: dict = {} if seeds is None else {"seeds": _seeds(seeds)}
     if engine is not None:
         update["engine"] = suite.engine.model_copy(update={"name": engine})
     return suite.model_copy(update=update)
@@ -132,6 +158,12 @@ def _with(suite: Suite, *, seed: int | None, engine: str | None) -> Suite:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    if not all(name.isdecimal() and int(name) < 2**31 for name in _names(text)) or not _names(text):
+        raise BenchError(f"--seeds {text!r}: want whole numbers from 0, with commas between, such as 0,1,2")
+    return tuple(dict.fromkeys(int(name) for name in _names(text)))
 
 
 def _arms(text: str) -> tuple:

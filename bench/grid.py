@@ -12,9 +12,16 @@ from pydantic import BaseModel
 from bench.checkpoints import AnyCheckpoint
 from bench.skill import data_files, task_files
 from bench.suite import Arm, Suite
-from merges.registry import Merger, Option
+from merges.registry import Merger, Needs, Option, find
 
 PARENT = "parent:"
+SWEEP = "sweep:"
+# What an arm's calibration rows can satisfy of what a merger says it needs.
+ROWS_OF_ARM: dict[Arm, tuple[Needs, ...]] = {
+    "none": ("nothing",),
+    "task": ("nothing", "rows"),
+    "task+safety": ("nothing", "rows", "safety rows"),
+}
 
 
 @dataclass(frozen=True)
@@ -27,11 +34,12 @@ class Cell:
     options: Mapping[str, Option]
     seed: int
     fingerprint: str
+    ratio: float | None = None  # of a sweep: the experts' weight r, beside 1 - r for the aligned parent
 
     @property
     def label(self) -> str:
-        """For progress lines: `ties · task`."""
-        return f"{self.method} · {self.arm}" if self.arm else self.method
+        """For progress lines: `ties · task · seed 0`."""
+        return f"{self.method} · {self.arm} · seed {self.seed}" if self.arm else self.method
 
     @property
     def parent(self) -> str:
@@ -42,11 +50,11 @@ class Cell:
 def conditions(suite: Suite, parents: Mapping[str, AnyCheckpoint]) -> dict[str, Any]:
     """Everything that is identical for the cells of a suite, as plain JSON; files and checkpoints by their hashes.
 
-    Methods, arms and the seed are what varies between cells, so they are not part of it.
+    Methods, arms, the sweep and the seeds are what varies between cells, so they are not part of it.
     """
-    plain = _plain(suite.model_copy(update={"methods": {}, "arms": (), "seed": 0, "title": ""}))
-    for key in ("methods", "arms", "seed", "title"):
-        del plain[key]
+    plain = _plain(suite)
+    for key in ("methods", "arms", "sweep", "seeds", "title"):
+        plain.pop(key, None)
     for name, checkpoint in parents.items():
         plain["parents"][name] = {"role": suite.parents[name].role, "sha256": checkpoint.sha256}
     tasks = task_files(suite.skill.include)
@@ -66,21 +74,37 @@ def fingerprint(of: Any) -> str:
 def parent_cells(suite: Suite, suite_fingerprint: str) -> list[Cell]:
     """One cell for every parent. Nothing about a parent is random, so its fingerprint holds no seed."""
     return [
-        Cell(f"{PARENT}{name}", None, None, {}, suite.seed, fingerprint([suite_fingerprint, PARENT, name]))
+        Cell(f"{PARENT}{name}", None, None, {}, suite.seeds[0], fingerprint([suite_fingerprint, PARENT, name]))
         for name in suite.parents
     ]
 
 
 def merge_cells(suite: Suite, suite_fingerprint: str, mergers: Sequence[Merger], arms: Sequence[Arm]) -> list[Cell]:
-    """Every merger in every arm it can take part in; one that lives on calibration data has no arm `none`."""
+    """Every merger in every arm it can take part in, under every seed; once where a seed could change nothing."""
     cells = []
     for merger in mergers:
         options = merger.check_options(suite.methods.get(merger.name, {}))
         for arm in arms:
-            if arm == "none" and merger.needs_data:
+            if merger.needs not in ROWS_OF_ARM[arm]:
                 continue
-            key = [suite_fingerprint, merger.name, merger.source_sha256, options, arm, suite.seed]
-            cells.append(Cell(merger.name, merger, arm, options, suite.seed, fingerprint(key)))
+            searched = arm != "none" and merger.form != "context"
+            for seed in suite.seeds if merger.random or searched else suite.seeds[:1]:
+                key = [suite_fingerprint, merger.name, merger.source_sha256, options, arm, seed]
+                cells.append(Cell(merger.name, merger, arm, options, seed, fingerprint(key)))
+    return cells
+
+
+def sweep_cells(suite: Suite, suite_fingerprint: str) -> list[Cell]:
+    """The scalar-ratio frontier: weight r for every expert beside 1 - r for the aligned parent, times a scale."""
+    if suite.sweep is None:
+        return []
+    merger, cells = find(suite.sweep.method), []
+    for scale in suite.sweep.scales:
+        options = merger.check_options(suite.methods.get(merger.name, {}) | {"lam": scale})
+        for ratio in suite.sweep.ratios:
+            name = f"{SWEEP}{ratio:g}x{scale:g}"
+            key = [suite_fingerprint, SWEEP, merger.name, merger.source_sha256, options, ratio]
+            cells.append(Cell(name, merger, "none", options, suite.seeds[0], fingerprint(key), ratio))
     return cells
 
 

@@ -3,6 +3,7 @@
 import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from bench.calibration import rows_of_arm
@@ -16,9 +17,11 @@ from bench.checkpoints import (
     open_checkpoint,
 )
 from bench.engines import check_engine, open_engine
+from bench.engines.base import Engine
 from bench.errors import BenchError
-from bench.grid import Cell, conditions, fingerprint, merge_cells, parent_cells
+from bench.grid import Cell, conditions, fingerprint, merge_cells, parent_cells, sweep_cells
 from bench.harm import load_prompts
+from bench.held_out import held_out
 from bench.judges import get_judge
 from bench.records import Record, read_record, write_record
 from bench.skill import find_task
@@ -58,13 +61,16 @@ def run(suite: Suite, methods: Sequence[str], arms: Sequence[Arm], out: Path, te
     except OSError as error:
         raise BenchError(f"cannot write to {out} ({error.strerror}); choose another OUT") from error
 
-    terminal.say(f"suite {suite.name}, seed {suite.seed}, engine {suite.engine.name}; log in {log}")
+    terminal.say(
+        f"suite {suite.name}, seed {', '.join(map(str, suite.seeds))}, engine {suite.engine.name}; log in {log}"
+    )
     with terminal.captured(log):
         parents = open_parents(suite, terminal)
         condition = conditions(suite, parents)
         outcome = Outcome(fingerprint(condition))
-        cells = parent_cells(suite, outcome.fingerprint) + merge_cells(suite, outcome.fingerprint, mergers, arms)
-        if not cells[len(parents) :]:
+        merges = merge_cells(suite, outcome.fingerprint, mergers, arms)
+        cells = [*parent_cells(suite, outcome.fingerprint), *sweep_cells(suite, outcome.fingerprint), *merges]
+        if not merges:
             raise BenchError(
                 f"{', '.join(methods)} takes part in no arm of {', '.join(arms)}: it needs calibration data"
             )
@@ -81,7 +87,7 @@ def run(suite: Suite, methods: Sequence[str], arms: Sequence[Arm], out: Path, te
                 conditions=condition,
                 fingerprint=outcome.fingerprint,
                 parents=parents,
-                engine=_start_engine(suite, parents),
+                engine=start_engine(suite, parents),
                 judge=judge,
                 prompts=prompts,
                 versions=versions(),
@@ -105,7 +111,7 @@ def check_suite_data(suite: Suite) -> None:
     for domain in suite.skill.domains.values():
         find_task(domain.task, suite.skill.include)
     rows = rows_of_arm(suite, "task+safety")
-    found = overlaps([row.prompt for row in rows], [row.prompt for row in load_prompts(suite.safety)])
+    found = overlaps([row.prompt for row in rows], held_out(suite).prompts)
     if found:
         kind, seen, tested = found[0]
         raise BenchError(
@@ -144,19 +150,23 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _start_engine(suite: Suite, parents: dict[str, AnyCheckpoint]):
+def start_engine(suite: Suite, parents: dict[str, AnyCheckpoint]) -> Engine:
+    """The suite's engine, with the aligned parent's tokenizer and chat template."""
     (aligned,) = suite.of_role("aligned")
-    engine = open_engine(
-        suite.engine.name,
-        parents[aligned].folder,
-        dtype=suite.engine.dtype,
-        max_length=suite.engine.max_length,
-        seed=suite.seed,
-        trust_remote_code=suite.trust_remote_code,
-    )
+    spec = suite.engine
+    engine = _engine(spec.name, parents[aligned].folder, spec.dtype, spec.max_length, suite.trust_remote_code)
     if not engine.tokenizer.chat_template:
         raise BenchError(f"the aligned parent {aligned} has no chat template; add chat_template.jinja to its folder")
     return engine
+
+
+@cache
+def _engine(name: str, folder: Path, dtype: str, max_length: int, trust_remote_code: bool) -> Engine:
+    """One engine lives through a process: the suites of an ablation share it, and vLLM does not start twice.
+
+    Its seed is fixed: decoding is greedy, and what is sampled is given a seed of its own.
+    """
+    return open_engine(name, folder, dtype=dtype, max_length=max_length, seed=0, trust_remote_code=trust_remote_code)
 
 
 def _compute(

@@ -3,10 +3,14 @@
 Tasks found in the suite's `include` folder are read from there (YAML + JSONL, no hub); any other name is lm-eval's own.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import datasets
+import huggingface_hub
 import yaml
 from lm_eval import simple_evaluate
 from lm_eval.api.model import TemplateLM
@@ -17,12 +21,14 @@ from bench.errors import BenchError
 from bench.records import ItemOutcome, Skill
 from bench.suite import DomainSpec, SkillSpec, did_you_mean
 
+SEED = 1234  # lm-eval's own default for what it draws (few-shot examples): equal for all cells, whatever their seed
 
-def measure_skill(engine: Engine, spec: SkillSpec, seed: int) -> tuple[dict[str, Skill], list[ItemOutcome]]:
+
+def measure_skill(engine: Engine, spec: SkillSpec) -> tuple[dict[str, Skill], list[ItemOutcome]]:
     """Score the engine's present weights on every domain, with the chat template and greedy decoding."""
     skill, items = {}, []
     for domain, task in spec.domains.items():
-        skill[domain], outcomes = _run_task(engine, domain, task, spec.include, seed)
+        skill[domain], outcomes = _run_task(engine, domain, task, spec.include)
         items += outcomes
     return skill, items
 
@@ -46,6 +52,39 @@ def find_task(name: str, include: Path | None) -> str | dict[str, Any]:
     if name not in known:
         raise BenchError(f"unknown lm-eval task {name!r}{did_you_mean(name, [*local, *known])[:200]}")
     return name
+
+
+def task_questions(name: str, include: Path | None) -> list[str]:
+    """The questions of a task's test items (of all tasks, where the name is a group's), as a model is asked them.
+
+    Raises BenchError for an unknown task, and where its data is not on disk: nothing is downloaded.
+    """
+    task = find_task(name, include)
+    with _offline():
+        try:
+            loaded = _task_manager(defaults=isinstance(task, str)).load([task])["tasks"].values()
+        except (OSError, ValueError) as error:  # what `datasets` raises for data that is neither cached nor local
+            raise BenchError(f"the data of the task {name} is not on disk ({error})") from error
+    return [_question(one.doc_to_text(doc), doc) for one in loaded for doc in one.eval_docs]
+
+
+def _question(text: Any, doc: dict[str, Any]) -> str:
+    """What a model is asked; some tasks (winogrande) give the number of a choice there, then all of the item's text."""
+    return text if isinstance(text, str) else " ".join(value for value in doc.values() if isinstance(value, str))
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Both libraries read their switch from the environment when they are imported, long before we know."""
+    switches = [(datasets.config, "HF_HUB_OFFLINE"), (huggingface_hub.constants, "HF_HUB_OFFLINE")]
+    before = [getattr(module, name) for module, name in switches]
+    try:
+        for module, name in switches:
+            setattr(module, name, True)
+        yield
+    finally:
+        for (module, name), value in zip(switches, before, strict=True):
+            setattr(module, name, value)
 
 
 def task_files(include: Path | None) -> dict[str, Path]:
@@ -76,9 +115,7 @@ def _task_manager(defaults: bool = True) -> TaskManager:
     return TaskManager(include_defaults=defaults)
 
 
-def _run_task(
-    engine: Engine, domain: str, spec: DomainSpec, include: Path | None, seed: int
-) -> tuple[Skill, list[ItemOutcome]]:
+def _run_task(engine: Engine, domain: str, spec: DomainSpec, include: Path | None) -> tuple[Skill, list[ItemOutcome]]:
     task = find_task(spec.task, include)
     results = simple_evaluate(
         model=_LiveModel(engine),
@@ -88,10 +125,10 @@ def _run_task(
         apply_chat_template=True,
         bootstrap_iters=0,
         log_samples=True,
-        random_seed=seed,
-        numpy_random_seed=seed,
-        torch_random_seed=seed,
-        fewshot_random_seed=seed,
+        random_seed=SEED,
+        numpy_random_seed=SEED,
+        torch_random_seed=SEED,
+        fewshot_random_seed=SEED,
     )
     measured = results["results"][spec.task]
     keys = [key for key in measured if key == spec.metric or key.startswith(f"{spec.metric},")]

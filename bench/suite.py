@@ -2,14 +2,18 @@
 
     suite = load_suite("smol")               one of bench/suites/*.yaml
     suite = load_suite("my/suite.yaml")      paths inside it are relative to the file
+    load_ablation("ablation-samples")        a file with a `vary` block: one suite a value
+
+A file that says `extends: smol` (or the path of another) holds only what differs from that suite.
 
 Every key is checked: an unknown one is an error that names the nearest valid key. The fields below are the reference
 of the format.
 """
 
 import difflib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -34,6 +38,9 @@ class _Form(BaseModel):
                 if key not in cls.model_fields:
                     raise ValueError(f"unknown key {str(key)!r}{did_you_mean(str(key), cls.model_fields)}")
         return data
+
+
+Form = TypeVar("Form", bound=_Form)
 
 
 class ParentSpec(_Form):
@@ -91,10 +98,12 @@ class SafetySpec(_Form):
 
 
 class CalibrationSet(_Form):
-    """A JSONL file of prompt-response rows, of which the first `rows` are used."""
+    """A JSONL file of prompt-response rows, of which the first `rows` are used. `expert` answers a domain's rows where
+    `data build` makes them; by default the one named like the domain, or the only one."""
 
     file: Path
     rows: int = Field(ge=1)
+    expert: str | None = None
 
 
 class Factors(_Form):
@@ -113,11 +122,21 @@ class CalibrationSpec(_Form):
 
 
 class SearchSpec(_Form):
-    """How coefficients are chosen in the arms with data: a tuner, its options, and the number of layer groups."""
+    """How coefficients are chosen in the arms with data: a tuner, its options, and how finely: one set of coefficients
+    for each of so many layer groups, or for each tensor."""
 
     tuner: str = "evomm"
-    groups: int = Field(default=1, ge=1)
+    groups: Annotated[int, Field(ge=1)] | Literal["tensor"] = 1
     options: dict[str, float | int] = {}
+
+
+class SweepSpec(_Form):
+    """The scalar-ratio frontier: a merger with parameters `weight` and `lam`, at every ratio r (weight r for each
+    expert, 1 - r for the aligned parent) and every scale `lam`. A method's worth is what it gains over this curve."""
+
+    method: str = "task_arithmetic"
+    ratios: tuple[Annotated[float, Field(ge=0, le=1, multiple_of=0.001)], ...] = Field(min_length=2)
+    scales: tuple[Annotated[float, Field(gt=0, multiple_of=0.001)], ...] = Field(default=(1.0,), min_length=1)
 
 
 class EngineSpec(_Form):
@@ -141,7 +160,8 @@ class Suite(_Form):
     engine: EngineSpec = EngineSpec()
     methods: dict[str, dict[str, float | bool | str]] = {}  # options of single methods, where not their defaults
     arms: tuple[Arm, ...] = ARMS
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    sweep: SweepSpec | None = None
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(default=(0,), min_length=1)
     trust_remote_code: bool = False
 
     @model_validator(mode="after")
@@ -157,11 +177,52 @@ class Suite(_Form):
         for name in self.calibration.task:
             if name not in self.skill.domains:
                 raise ValueError(f"calibration.task: unknown domain {name!r}{did_you_mean(name, self.skill.domains)}")
+        for name, chosen in self.calibration.task.items():
+            if chosen.expert is not None and chosen.expert not in self.of_role("expert"):
+                known = did_you_mean(chosen.expert, self.of_role("expert"))
+                raise ValueError(f"calibration.task.{name}.expert: no parent {chosen.expert!r} of role expert{known}")
+        if self.calibration.safety.expert is not None:
+            raise ValueError(
+                "calibration.safety.expert: safety rows are answered by the aligned parent; remove the key"
+            )
         return self
 
     def of_role(self, role: Role) -> list[str]:
         """The names of the parents with that role, in the suite's order."""
         return [name for name, spec in self.parents.items() if spec.role == role]
+
+    def expert_of(self, domain: str) -> str:
+        """The expert that answers a domain's calibration rows: the one the suite names, the one called like the domain,
+        or the only one. Raises BenchError naming the key to set when none of these says it."""
+        if domain not in self.calibration.task:
+            raise BenchError(f"no calibration rows of {domain!r}{did_you_mean(domain, self.calibration.task)}")
+        experts = self.of_role("expert")
+        chosen = self.calibration.task[domain].expert
+        if chosen is None:
+            chosen = domain if domain in experts else experts[0] if len(experts) == 1 else None
+        if chosen is None:
+            raise BenchError(f"set calibration.task.{domain}.expert: which of {', '.join(experts)} answers its rows?")
+        return chosen
+
+
+class Vary(_Form):
+    """What an ablation varies: by value, the keys it lays over the suite (null takes one away); and what is run."""
+
+    label: str  # of the axis
+    values: dict[str, dict[str, Any]] = Field(min_length=2)
+    methods: tuple[str, ...] = Field(min_length=1)
+    arms: tuple[Arm, ...] = ("task+safety",)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Suites that differ in one thing, by its value, and the methods and arms that are run in each."""
+
+    name: str
+    label: str
+    methods: tuple[str, ...]
+    arms: tuple[Arm, ...]
+    suites: dict[str, Suite]
 
 
 def load_suite(name_or_path: str) -> Suite:
@@ -170,6 +231,45 @@ def load_suite(name_or_path: str) -> Suite:
     Raises BenchError naming the file, the key and the remedy.
     """
     path = _find(name_or_path)
+    data = _read(path)
+    if "vary" in data:
+        raise BenchError(f"the suite {path} is an ablation of several; run it with `python -m bench ablate`")
+    return check_suite(data, path)
+
+
+def load_ablation(name_or_path: str) -> "Ablation":
+    """Read a suite file with a `vary` block: one suite a value, named <suite>.<value>. Raises BenchError."""
+    path = _find(name_or_path)
+    data = _read(path)
+    if "vary" not in data:
+        raise BenchError(f"the suite {path} has no `vary` block; run it with `python -m bench run --suite {path.stem}`")
+    block = data.pop("vary")
+    vary = _checked(Vary, block, path, "vary")
+    name = data.get("name", path.stem)
+    suites = {
+        value: check_suite(_overlaid(data, changes) | {"name": f"{name}.{value}"}, path)
+        for value, changes in vary.values.items()
+    }
+    return Ablation(str(name), vary.label, vary.methods, vary.arms, suites)
+
+
+def check_suite(data: dict, path: Path) -> Suite:
+    """Validate a suite's data; `path` is the file it came from, which relative paths inside start at."""
+    return _absolute(_checked(Suite, data, path), path.resolve().parent)
+
+
+def _checked(form: type[Form], data: Any, path: Path, inside: str = "") -> Form:
+    try:
+        return form.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join([*([inside] if inside else []), *(str(part) for part in first["loc"])])
+        message = first["msg"].removeprefix("Value error, ")
+        raise BenchError(f"the suite {path}: {where + ': ' if where else ''}{message}") from error
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict:
+    """The YAML mapping of a suite file, laid over the one it extends, with that one's paths made absolute."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -178,19 +278,41 @@ def load_suite(name_or_path: str) -> Suite:
         raise BenchError(f"the suite {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise BenchError(f"the suite {path} is not a YAML mapping of keys")
-    return check_suite(data, path)
+    if "extends" not in data:
+        return data
+    parent = str(data.pop("extends"))
+    found = _find(parent if parent in suite_names() else str(path.parent / parent))
+    if found in (*above, path):
+        raise BenchError(f"the suite {path} extends itself by way of {parent}")
+    return _overlaid(_anchored(_read(found, (*above, path)), found.resolve().parent), data)
 
 
-def check_suite(data: dict, path: Path) -> Suite:
-    """Validate a suite's data; `path` is the file it came from, which relative paths inside start at."""
-    try:
-        suite = Suite.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise BenchError(f"the suite {path}: {where + ': ' if where else ''}{message}") from error
-    return _absolute(suite, path.resolve().parent)
+def _overlaid(below: dict, above: dict) -> dict:
+    """Mappings are merged key by key, anything else is replaced; null takes a key away."""
+    merged = dict(below)
+    for key, value in above.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _overlaid(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+_PATHS = ("file", "include", "adapter", "folder")  # the keys of a suite whose values are paths
+
+
+def _anchored(data: Any, folder: Path) -> Any:
+    """The same data with its relative paths joined to `folder`: they were written beside another file."""
+    if isinstance(data, list):
+        return [_anchored(value, folder) for value in data]
+    if not isinstance(data, dict):
+        return data
+    return {
+        key: str(folder / value) if key in _PATHS and isinstance(value, str) else _anchored(value, folder)
+        for key, value in data.items()
+    }
 
 
 def suite_names() -> list[str]:

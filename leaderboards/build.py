@@ -1,37 +1,82 @@
 """`build_leaderboard`: the folder of records -> tables and plots beside it.
 
-OUT/records/*.json -> OUT/leaderboard.csv, OUT/leaderboard.md, OUT/plots/frontier.png, OUT/plots/skill.png
+OUT/records/*.json -> OUT/leaderboard.csv, OUT/leaderboard.md, OUT/plots/{frontier,skill,trace}.png
+`build_ablation`: the same, and OUT/plots/<ablation>.png
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from bench.errors import BenchError
 from bench.records import read_records, write_atomically
-from leaderboards import plots
+from leaderboards import plots, traces
 from leaderboards.arms import compare_arms
-from leaderboards.frame import by_fingerprint, frame
+from leaderboards.frame import by_fingerprint, frame, without_sweep
+from leaderboards.frontier import against_frontier
+from leaderboards.pool import pooled
 from leaderboards.tables import to_csv, to_markdown
 
 
 def build_leaderboard(out: Path, fingerprint: str | None = None) -> pd.DataFrame:
-    """Write the tables of every fingerprint and the plots of one, and return the frame (`leaderboards.frame.frame`).
+    """Write the tables of every fingerprint and the plots of one, and return the table of all: one row per method x
+    arm (`leaderboards.pool.pooled`), with the gains over the scalar-ratio frontier where there is one.
 
-    fingerprint: the one to plot, or its first characters; the newest where None. Raises BenchError when there are no
-    records, when one contradicts itself, when no or several fingerprints match, or when a file cannot be written."""
+    leaderboard.csv has one row a record instead, each with its method's gains. plots/trace.png is there only where a
+    tuner left a trace. fingerprint: the one to plot, or its first characters; the newest where None. Raises BenchError
+    when there are no records, when one contradicts itself, when no or several fingerprints match, or when a file cannot
+    be written."""
     records = read_records(out)
-    table = frame(records)
+    gains = against_frontier(records)
+    table = _with_gains(pooled(records), gains)
     rows = choose(table, fingerprint)
     outputs = {
-        "leaderboard.csv": to_csv(table),
+        "leaderboard.csv": to_csv(_with_gains(frame(records), gains)),
         "leaderboard.md": to_markdown(table, compare_arms(records)),
         "plots/frontier.png": plots.frontier(rows),
-        "plots/skill.png": plots.skill(rows),
+        "plots/skill.png": plots.skill(without_sweep(rows)),
     }
+    traced = [r for r in records if r.fingerprint == rows["fingerprint"][0] and r.tuning and r.tuning.trace]
+    if traced:
+        outputs["plots/trace.png"] = traces.trace(traced)
     for name, content in outputs.items():
         write_atomically(out / name, content)
     return table
+
+
+def build_ablation(
+    out: Path, name: str, label: str, fingerprints: Mapping[str, str], arms: Sequence[str]
+) -> tuple[pd.DataFrame, Path]:
+    """Write the tables and OUT/plots/NAME.png: scores against what was varied; return the rows shown and the plot.
+
+    label: of the axis. fingerprints: of the suites, by the value of what they vary. Raises BenchError where no cell of
+    them has finished."""
+    table = build_leaderboard(out)
+    points = [(_number(value), table[table["fingerprint"] == key]) for value, key in fingerprints.items()]
+    shown = pd.concat([rows for _, rows in points], ignore_index=True)
+    if not shown["arm"].isin(list(arms)).any():
+        raise BenchError(f"no cell of the ablation {name} has finished; look into {out / 'logs'}")
+    plot = out / "plots" / f"{name}.png"
+    write_atomically(plot, plots.ablation(points, label, arms))
+    return shown, plot
+
+
+def _number(value: str) -> float | str:
+    """A value as a number where it is one, so that the axis has a scale."""
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+def _with_gains(table: pd.DataFrame, gains: pd.DataFrame) -> pd.DataFrame:
+    """The table with the columns of `against_frontier`, empty for rows that have no gain; as it is without gains."""
+    if not len(gains):
+        return table
+    joined = table.merge(gains, on=["fingerprint", "method", "arm"], how="left")
+    joined.attrs = table.attrs
+    return joined
 
 
 def choose(table: pd.DataFrame, fingerprint: str | None = None) -> pd.DataFrame:

@@ -8,6 +8,7 @@ Rates are counted again from the per-prompt outcomes; a record whose `scores` sa
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from bench.records import Count, Record, record_path
 from leaderboards.stats import Estimate, mean_estimate, score_estimate, wilson
 
 PARENT = "parent:"
+SWEEP = "sweep:"
 ROLES = ("base", "aligned", "expert")
 ARMS = ("none", "task", "task+safety")
 
@@ -28,12 +30,15 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
 
     A record superseded by a newer one of the same cell is left out; `frame.attrs["superseded"]` says how many were.
     Parents have empty `arm` and `tuner`. Missing numbers are NaN. Raises BenchError naming a record whose scores do not
-    follow from its outcomes, or whose prompts differ from those of another record of the same fingerprint."""
+    follow from its outcomes, whose prompts differ from those of another record of the same fingerprint, or that is of
+    a sweep but names no ratio."""
     kept, superseded = newest(records)
     check_comparable(kept)
+    for record in kept:
+        check_sweep(record)
     domains = sorted({domain for record in kept for domain in record.scores.skill})
     table = pd.DataFrame([_row(record) for record in kept], columns=_columns(domains))
-    _add_retention(table, domains)
+    add_retention(table, domains)
     table = table.iloc[_order(table)].reset_index(drop=True)
     table.attrs["superseded"] = superseded
     return table
@@ -64,6 +69,31 @@ def check_comparable(records: Iterable[Record]) -> None:
             )
 
 
+def check_sweep(record: Record) -> None:
+    """Raise BenchError where a record's method starts like a sweep's but names no ratio, or saw calibration data."""
+    if not record.method.startswith(SWEEP):
+        return
+    if record.arm != "none":
+        raise BenchError(f"{record_name(record)}: a sweep's record has arm none, not {record.arm}; delete it")
+    try:
+        ratio_and_scale(record.method)
+    except ValueError as error:
+        raise BenchError(f"{record_name(record)}: {error}; delete it and run the sweep again") from error
+
+
+def ratio_and_scale(method: str) -> tuple[float, float]:
+    """The experts' share r and the scale of a sweep's method; weights are scale * (1 - r) for the aligned parent and
+    scale * r for each expert. Raises ValueError for any other name.
+
+    >>> ratio_and_scale("sweep:0.30x1.5"), ratio_and_scale("sweep:0.3")
+    ((0.3, 1.5), (0.3, 1.0))
+    """
+    found = re.fullmatch(r"sweep:([0-9]{1,4}(?:\.[0-9]{1,9})?)(?:x([0-9]{1,4}(?:\.[0-9]{1,9})?))?", method)
+    if not found or not 0 <= float(found[1]) <= 1:
+        raise ValueError("a sweep's method is sweep:<ratio> or sweep:<ratio>x<scale>, with the ratio from 0 to 1")
+    return float(found[1]), float(found[2] or 1)
+
+
 def record_name(record: Record) -> str:
     """The name of a record's file, which is safe to print."""
     return record_path(Path(), record.suite, record.method, record.arm, record.seed, record.cell).name
@@ -83,6 +113,17 @@ def by_fingerprint(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 def is_parent(table: pd.DataFrame) -> pd.Series:
     """True for the rows of parents, False for those of merges."""
     return table["method"].str.startswith(PARENT)
+
+
+def is_sweep(table: pd.DataFrame) -> pd.Series:
+    """True for the rows of scalar ratios (`sweep:<ratio>`), which make the frontier and are no methods."""
+    return table["method"].str.startswith(SWEEP)
+
+
+def without_sweep(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the main tables: all but the sweep's, unless there are no others."""
+    swept = is_sweep(table)
+    return table if swept.all() else table[~swept].reset_index(drop=True)
 
 
 def _created(record: Record) -> datetime:
@@ -179,7 +220,7 @@ def _skill(record: Record) -> dict[str, Estimate]:
     return {domain: score_estimate(scores[domain]) for domain in sorted(scores)}
 
 
-def _add_retention(table: pd.DataFrame, domains: list[str]) -> None:
+def add_retention(table: pd.DataFrame, domains: list[str]) -> None:
     """Fill in, for merges, skill relative to the best expert's and harmlessness relative to the aligned parent's."""
     merged = ~is_parent(table)
     experts = table[table["role"] == "expert"].groupby("fingerprint")

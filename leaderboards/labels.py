@@ -58,8 +58,13 @@ class Clutter:
         self.weights = np.concatenate([self.weights, np.full(len(points), weight)])
 
 
-def place_labels(axes: Axes, labels: Sequence[tuple[str, float, float]], clutter: Clutter) -> None:
-    """Write (text, x, y) near its data coordinates, the most crowded first, with a thin leader where it lies apart."""
+def place_labels(
+    axes: Axes, labels: Sequence[tuple[str, float, float]], clutter: Clutter, *, small: bool = False
+) -> None:
+    """Write (text, x, y) near its data coordinates, the most crowded first, with a thin leader where it lies apart.
+
+    small: minor labels, in small grey letters and without a leader; one that finds no room beside its point is left
+    out."""
     renderer = axes.figure.canvas.get_renderer()
     frame = axes.get_window_extent(renderer)
     points = axes.transData.transform([(x, y) for _, x, y in labels]) if labels else np.empty((0, 2))
@@ -67,31 +72,34 @@ def place_labels(axes: Axes, labels: Sequence[tuple[str, float, float]], clutter
     for index in sorted(range(len(labels)), key=lambda i: (-crowd[i], i)):
         text, x, y = labels[index]
         label = axes.annotate(
-            text, (x, y), xytext=(0, 0), textcoords="offset points", ha="center", va="center", size=9, color="#222222",
-            zorder=6, annotation_clip=False,
+            text, (x, y), xytext=(0, 0), textcoords="offset points", ha="center", va="center", zorder=6,
+            size=7 if small else 9, color="#6b6b6b" if small else "#222222", annotation_clip=False,
         )  # fmt: skip
         extent = label.get_window_extent(renderer)
         half = np.array([extent.width, extent.height]) / 2 + 1.5 * clutter.scale
-        offsets, gaps = _offsets(half, clutter.scale)
+        offsets, gaps = _offsets(half, clutter.scale, (4, 7) if small else GAPS)
         boxes = np.concatenate([points[index] + offsets - half, points[index] + offsets + half], axis=1)
         outside = (
             (boxes[:, 0] < frame.x0) | (boxes[:, 1] < frame.y0) | (boxes[:, 2] > frame.x1) | (boxes[:, 3] > frame.y1)
         )
         cost = clutter.under(boxes) + 0.15 * gaps + 25 * clutter.nearer(boxes, points[index]) + 1e6 * outside
         best = int(cost.argmin())
+        if small and cost[best] >= HEAVY:
+            label.remove()
+            continue
         label.set_position(offsets[best] / clutter.scale)
         clutter.add_box(*boxes[best])
-        if gaps[best] > GAPS[0]:
+        if not small and gaps[best] > GAPS[0]:
             _leader(axes, clutter, points[index], boxes[best])
 
 
-def _offsets(half: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+def _offsets(half: np.ndarray, scale: float, distances: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Centres to try, in pixels from the point, and each one's gap in points. half: half the label's width, height.
 
     They lie on rounded squares, scaled so that the near edge of the label, not its centre, keeps the gap."""
     square = (np.sqrt(2) * np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)).clip(-1, 1)
-    gaps = np.repeat(GAPS, len(ANGLES)).astype(float)
-    return np.tile(square, (len(GAPS), 1)) * (half + gaps[:, None] * scale), gaps
+    gaps = np.repeat(distances, len(ANGLES)).astype(float)
+    return np.tile(square, (len(distances), 1)) * (half + gaps[:, None] * scale), gaps
 
 
 def _leader(axes: Axes, clutter: Clutter, point: np.ndarray, box: np.ndarray) -> None:

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from leaderboards.frame import is_parent
+from leaderboards.frame import is_parent, is_sweep
 from leaderboards.text import plain
 
 INK, GREY = "#222222", "#6b6b6b"
@@ -48,7 +48,7 @@ class Look(NamedTuple):
 
 def looks(rows: pd.DataFrame) -> dict[str, Look]:
     """The look of every merging method of one fingerprint, by its place in the table."""
-    methods = dict.fromkeys(rows.loc[~is_parent(rows), "method"])
+    methods = dict.fromkeys(rows.loc[~is_parent(rows) & ~is_sweep(rows), "method"])
     return {name: Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(methods)}
 
 

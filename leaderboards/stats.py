@@ -6,12 +6,18 @@
 | how sure is the mean over domains? | the domains' intervals combined (MOVER) |
 | do two arms differ on the same yes/no prompts? | exact McNemar test, Holm over the methods of a table |
 | by how much do two arms differ on the same items? | paired bootstrap, stratified by domain, seeded |
+| how sure is a rate or mean over several seeds? | the wider of the above and a bootstrap over items and seeds |
+
+Several seeds: outcomes are [items, seeds], and a bootstrap draws items and, crossed with them, seeds (Owen 2007,
+10.1214/07-AOAS122), since a method is as good as its next run, not as the runs at hand. With one seed that is the
+ordinary bootstrap over items. Three seeds say little about seeds, and intervals from so few are on the short side.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
@@ -76,30 +82,64 @@ def paired_exact(before: Sequence[bool], after: Sequence[bool]) -> PairedTest:
     return PairedTest(lost, gained, binomtest(lost, lost + gained).pvalue if lost + gained else 1.0)
 
 
+def pooled_estimate(strata: Sequence[np.ndarray], resamples: int = 4000, seed: int = 0) -> Estimate:
+    """Mean over strata (domains) of the mean of scores in [0, 1], with a 95 % interval. strata: [items, seeds] each.
+
+    One seed: Wilson's interval, strata combined. Several: each end is the outer one of that interval, taken over the
+    items' means, and of a bootstrap over items and seeds. The first has width at 0 and 1, the second knows that runs
+    differ. No strata give NaN."""
+    estimate = mean_estimate([score_estimate(scores.mean(axis=1)) for scores in strata])
+    if not len(strata) or strata[0].shape[1] == 1:
+        return estimate
+    lo, hi = np.quantile(_resampled_means(strata, resamples, np.random.default_rng(seed)), [0.025, 0.975])
+    return Estimate(estimate.value, min(estimate.lo, float(lo)), max(estimate.hi, float(hi)))
+
+
 def paired_change(
-    before: Sequence[Sequence[float]],
-    after: Sequence[Sequence[float]],
+    before: Sequence[ArrayLike],
+    after: Sequence[ArrayLike],
     confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Estimate:
     """Mean over strata (domains) of the mean change per item, with the percentile interval of a paired bootstrap.
 
-    before, after: scores per stratum, the same items in the same order. Items are resampled within their stratum.
-    Where no item changed the interval has no width. Same seed, same interval."""
-    rng = np.random.default_rng(seed)
-    means, draws = [], []
-    for first, second in zip(before, after, strict=True):
-        changes = np.subtract(second, first, dtype=float)
-        # Drawing how often each distinct change occurs is the same as drawing items, and far cheaper: -1, 0 and 1.
-        values, counts = np.unique(changes, return_counts=True)
-        means.append(changes.mean())
-        draws.append(rng.multinomial(changes.size, counts / changes.size, size=resamples) @ values / changes.size)
-    if not means:
+    before, after: scores per stratum, [items] or [items, seeds], the same ones in the same order. Items are resampled
+    within their stratum, and seeds for all strata together. Where no item changed the interval has no width. Same seed,
+    same interval."""
+    pairs = zip(before, after, strict=True)
+    changes = [np.subtract(second, first, dtype=float) for first, second in pairs]
+    changes = [change.reshape(len(change), -1) for change in changes]
+    if not changes:
         return Estimate(*[float("nan")] * 3)
     tail = (1 - confidence) / 2
-    lo, hi = np.quantile(np.mean(draws, axis=0), [tail, 1 - tail])
-    return Estimate(float(np.mean(means)), float(lo), float(hi))
+    lo, hi = np.quantile(_resampled_means(changes, resamples, np.random.default_rng(seed)), [tail, 1 - tail])
+    return Estimate(float(np.mean([change.mean() for change in changes])), float(lo), float(hi))
+
+
+def majority(outcomes: np.ndarray) -> np.ndarray:
+    """Whether each prompt's outcome happened under more than half of the seeds. [prompts, seeds] -> [prompts].
+
+    A tie, possible for an even number of seeds, counts as no."""
+    return 2 * np.sum(outcomes, axis=1) > np.shape(outcomes)[1]
+
+
+def seed_weights(seeds: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """The share of each seed in every resample, [resamples, seeds]. One seed is not drawn: its share is 1."""
+    if seeds == 1:
+        return np.ones((resamples, 1))
+    return rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
+
+
+def _resampled_means(strata: Sequence[np.ndarray], resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Bootstrap draws of the mean over strata of the mean over items and seeds. strata: [items, seeds] -> [draws]."""
+    means = []
+    for values in strata:
+        # Drawing how often each distinct row occurs is the same as drawing items, and far cheaper: -1, 0 and 1.
+        rows, counts = np.unique(values, axis=0, return_counts=True)
+        means.append(rng.multinomial(len(values), counts / len(values), size=resamples) @ rows / len(values))
+    weights = seed_weights(strata[0].shape[1], resamples, rng)
+    return (np.mean(means, axis=0) * weights).sum(axis=1)
 
 
 def holm(pvalues: Sequence[float]) -> list[float]:

@@ -13,7 +13,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from leaderboards.frame import by_fingerprint, domains_of, is_parent
+from leaderboards.frame import by_fingerprint, domains_of, is_parent, is_sweep, ratio_and_scale, without_sweep
 from leaderboards.text import code, display_name, plain
 
 READING = """\
@@ -30,9 +30,32 @@ READING = """\
 * **evals**: candidate merges whose loss was measured to choose coefficients.
 """
 
+READING_SEEDS = """\
+* **seeds**: runs that a row is the mean of. Where there are several, each end of an interval is the outer one of
+  Wilson's, over the prompts' means, and of a bootstrap over prompts and seeds. leaderboard.csv has each run.
+"""
+
+READING_FRONTIER = """\
+One ratio for all weights already trades skill for refusals: `sweep` rows follow the line from the aligned parent to the
+experts. A method is worth its cost only above that curve. **refusals at equal skill**: its refusals on unsafe prompts
+minus the curve's where that is as skilled; **skill at equal refusals**: likewise across. Percentage points with 95 %
+intervals: a bootstrap that draws prompts, items and seeds, the same ones for the method and the curve, which is made
+anew each time. The curve joins those of the ratios, the parents and the best merges without data that no other beats in
+both; a merge without data is not on its own curve.
+
+**p**: exact McNemar test on the same unsafe prompts (each by its majority of seeds) against the safest model of the
+curve that is at least as skilled, or the most skilled one where none is; Holm-corrected over the rows of this table.
+**above**: the interval of the refusals gained lies above 0, and p < 0.05.
+"""
+
 TERMINAL_READING = """\
 Percentages with 95 % intervals. Skill: mean over domains, higher is better.
 Harmful: of unsafe prompts; over-refusal: of benign ones; lower is better."""
+
+TERMINAL_READING_FRONTIER = """\
+Frontier: the best that one ratio for all weights, a parent, or a merge without
+data attains. Above: the gain's interval is positive and p < 0.05.
+"""
 
 READING_ARMS = """\
 Each method against itself on the same prompts, in percentage points with 95 % intervals (paired bootstrap). *safer* and
@@ -40,46 +63,64 @@ Each method against itself on the same prompts, in percentage points with 95 % i
 Holm-corrected over the rows of this table. An interval without width means that no item changed.
 """
 
+READING_ARMS_SEEDS = """\
+Changes are means over the seeds that both arms have, and the bootstrap draws seeds too; *safer*, *worse* and p take
+each prompt's outcome by the majority of seeds.
+"""
+
 
 def to_csv(table: pd.DataFrame) -> str:
     """Every row and column. Text is one line each and no spreadsheet takes it for a formula."""
     shown = table.rename(columns=lambda column: plain(column, 200))
     for column in shown.select_dtypes(exclude="number"):
-        shown[column] = [_cell(str(value)) for value in shown[column]]
+        shown[column] = ["" if pd.isna(value) else _cell(str(value)) for value in shown[column]]
     return shown.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
 def to_markdown(table: pd.DataFrame, arms: pd.DataFrame) -> str:
-    """leaderboard.md: one section per fingerprint, newest first. `arms` is `compare_arms` of the same records."""
+    """leaderboard.md: one section per fingerprint, newest first.
+
+    table: `pooled`, with the columns of `against_frontier` where there are any; arms: `compare_arms`, of the same
+    records."""
     parts = []
     for fingerprint, rows in by_fingerprint(table):
         parts += [
             f"# {code(rows['suite'][0])} under conditions {code(fingerprint[:8])}",
             _conditions(rows, code) + ".",
-            _markdown_table(*_merged_columns(rows)),
+            _markdown_table(*_main_table(without_sweep(rows))),
         ]
+        gains = _gains_of(rows)
+        if len(gains):
+            parts += ["## Against the scalar-ratio frontier", READING_FRONTIER.strip(), _frontier_table(gains)]
         pairs = arms[arms["fingerprint"] == fingerprint]
         if len(pairs):
-            parts += ["## What safety rows change: `task` -> `task+safety`", READING_ARMS.strip(), _arm_table(pairs)]
+            parts += ["## What safety rows change: `task` -> `task+safety`", READING_ARMS.strip()]
+            parts += [READING_ARMS_SEEDS.strip()] if pairs["seeds"].max() > 1 else []
+            parts += [_arm_table(pairs)]
+        swept = rows[is_sweep(rows)]
+        if 0 < len(swept) < len(rows):
+            parts += ["## The ratios of the sweep", _sweep_table(swept)]
     if superseded := table.attrs.get("superseded", 0):
         parts.append(f"Left out: {_superseded(superseded)}.")
-    return "\n\n".join([*parts, READING])
+    return "\n\n".join([*parts, READING + (READING_SEEDS if table["seeds"].max() > 1 else "")])
 
 
 def terminal_table(table: pd.DataFrame, width: int = 80) -> Group:
-    """One table per fingerprint for `rich.console.Console.print`, at most `width` >= 60 columns wide.
+    """One table per fingerprint for `rich.console.Console.print`, at most `width` >= 60 columns wide, and, where there
+    are gains over the scalar-ratio frontier, a block of those, which takes up to 80.
 
-    The domains' columns are left out where they do not fit; time too, where it still does not."""
+    table: `pooled`, with the columns of `against_frontier` where there are any. The domains' columns are left out where
+    they do not fit; time too, where it still does not."""
     tables = [_terminal_table(fingerprint, rows, width) for fingerprint, rows in by_fingerprint(table)]
     superseded = table.attrs.get("superseded", 0)
     notes = [Text(f"Left out: {_superseded(superseded)}.", style="dim")] if superseded else []
     return Group(*tables, *notes)
 
 
-def _terminal_table(fingerprint: str, rows: pd.DataFrame, width: int) -> Group:
+def _terminal_table(fingerprint: str, every: pd.DataFrame, width: int) -> Group:
+    rows = without_sweep(every)
     cells = {"method": [plain(display_name(method), 20) for method in rows["method"]], "arm": _arm_or_role(rows)}
-    if rows["seed"].nunique() > 1:
-        cells["seed"] = [str(seed) for seed in rows["seed"]]
+    cells |= _seeds(rows)
     cells["skill"] = _intervals(rows, "skill_mean", "skill_mean")
     domains = domains_of(rows)
     per_domain = {plain(domain, 8): _percentages(rows[f"skill_{domain}"]) for domain in domains if len(domains) > 1}
@@ -94,21 +135,49 @@ def _terminal_table(fingerprint: str, rows: pd.DataFrame, width: int) -> Group:
     choices += [cells | safety | time, cells | safety]
     chosen = next((choice for choice in choices if _width(choice) <= width), choices[-1])
 
-    shown = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, padding=0)
-    for name in chosen:
-        shown.add_column(
-            Text(name, style="bold"),
-            justify="right" if name in per_domain or name in ("seed", "time") else "left",
-            no_wrap=True,
-            vertical="bottom",
-        )
+    shown = _rich_table(chosen, right=[*per_domain, "seed", "seeds", "time"])
     parents = list(is_parent(rows))
     for index, values in enumerate(zip(*chosen.values(), strict=True)):
         last_parent = parents[index] and not all(parents) and not parents[index + 1]
         shown.add_row(*(Text(value) for value in values), end_section=last_parent)
     title = Text.assemble((plain(rows["suite"][0]), "bold"), f" under conditions {plain(fingerprint[:8])}\n")
     notes = f"{_conditions(rows, plain)}.\n{TERMINAL_READING}\n"
-    return Group(title, shown, Text(f"\n{notes}", style="dim"))
+    gains = _gains_of(every)
+    if len(gains):
+        notes += TERMINAL_READING_FRONTIER
+    frontier = [_terminal_frontier(gains, int(is_sweep(every).sum()))] if len(gains) else []
+    return Group(title, shown, *frontier, Text(f"\n{notes}", style="dim"))
+
+
+def _terminal_frontier(gains: pd.DataFrame, ratios: int) -> Group:
+    """The headline figures: gains over the curve of scalar ratios, and whether they count."""
+    cells = {
+        "method": [plain(method, 20) for method in gains["method"]],
+        "arm": list(gains["arm"]),
+        "refusals at\nequal skill": _changes(gains, "gain_refusal", digits=0),
+        "skill at\nequal refusals": _changes(gains, "gain_skill", digits=0),
+        "p\n(Holm)": [_p(p).replace("< ", "<") for p in gains["rival_p_holm"]],
+        "above": ["yes" if above else "no" for above in gains["above_frontier"]],
+    }
+    shown = _rich_table(cells, right=["p\n(Holm)"])
+    for values, above in zip(zip(*cells.values(), strict=True), gains["above_frontier"], strict=True):
+        shown.add_row(*(Text(value, style="bold" if above else "") for value in values))
+    title = Text.assemble(("\nAgainst the scalar-ratio frontier", "bold"), f" ({ratios} ratios), points gained\n")
+    return Group(title, shown)
+
+
+def _rich_table(names: Sequence[str], right: Sequence[str]) -> Table:
+    """An empty terminal table with these columns, those of `right` justified to the right."""
+    shown = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, padding=0)
+    for name in names:
+        justify = "right" if name in right else "left"
+        shown.add_column(Text(name, style="bold"), justify=justify, no_wrap=True, vertical="bottom")
+    return shown
+
+
+def _gains_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that were held against the frontier; none where there is none."""
+    return rows[rows["rival"].notna()].reset_index(drop=True) if "rival" in rows else rows[:0]
 
 
 def _width(columns: dict[str, list[str]]) -> int:
@@ -117,15 +186,14 @@ def _width(columns: dict[str, list[str]]) -> int:
     return sum(widest) + len(widest) - 1
 
 
-def _merged_columns(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+def _main_table(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     domains = domains_of(rows)
     columns = {
         "method": [code(display_name(method)) for method in rows["method"]],
         "arm": _arm_or_role(rows),
         "tuner": [code(tuner) if tuner else "" for tuner in rows["tuner"]],
     }
-    if rows["seed"].nunique() > 1:
-        columns["seed"] = [str(seed) for seed in rows["seed"]]
+    columns |= _seeds(rows)
     columns["skill"] = _intervals(rows, "skill_mean", "skill_mean")
     for domain in domains if len(domains) > 1 else []:
         columns[code(domain)] = _intervals(rows, f"skill_{domain}", f"skill_{domain}")
@@ -135,7 +203,7 @@ def _merged_columns(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     for domain in domains:
         if rows[f"retention_{domain}"].notna().any():
             columns[f"{code(domain)} kept"] = _percentages(rows[f"retention_{domain}"])
-    columns["evals"] = [f"{count}" for count in rows["evaluations"]]
+    columns["evals"] = [f"{count:.0f}" for count in rows["evaluations"]]
     columns["time"] = [_duration(seconds) for seconds in rows["seconds"]]
     columns["peak memory"] = [f"{megabytes / 1000:.1f} GB" for megabytes in rows["peak_rss_mb"]]
     return list(columns), [[value.strip() for value in row] for row in zip(*columns.values(), strict=True)]
@@ -143,14 +211,57 @@ def _merged_columns(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 def _arm_table(pairs: pd.DataFrame) -> str:
     columns = {"method": [code(method) for method in pairs["method"]]}
-    if pairs["seed"].nunique() > 1:
-        columns["seed"] = [str(seed) for seed in pairs["seed"]]
-    columns["harmful"] = _changes(pairs, "harmful")
+    if pairs["seeds"].max() > 1:
+        columns["seeds"] = [str(seeds) for seeds in pairs["seeds"]]
+    columns["harmful"] = _changes(pairs, "harmful_change")
     columns["safer / worse"] = [f"{s} / {w}" for s, w in zip(pairs["safer"], pairs["worse"], strict=True)]
-    columns["p (Holm)"] = ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in pairs["p_holm"]]
-    columns["skill"] = _changes(pairs, "skill")
-    columns["over-refusal"] = _changes(pairs, "over_refusal")
+    columns["p (Holm)"] = [_p(p) for p in pairs["p_holm"]]
+    columns["skill"] = _changes(pairs, "skill_change")
+    columns["over-refusal"] = _changes(pairs, "over_refusal_change")
     return _markdown_table(list(columns), [list(row) for row in zip(*columns.values(), strict=True)])
+
+
+def _frontier_table(gains: pd.DataFrame) -> str:
+    columns = {"method": [code(method) for method in gains["method"]], "arm": list(gains["arm"])}
+    columns |= _seeds(gains)
+    columns |= {
+        "skill": _intervals(gains, "skill_mean", "skill_mean"),
+        "refusals": _intervals(gains, "refusal_rate", "refusal"),
+        "over-refusal": _intervals(gains, "over_refusal_rate", "over_refusal"),
+        "refusals at equal skill": _changes(gains, "gain_refusal"),
+        "skill at equal refusals": _changes(gains, "gain_skill"),
+        "p (Holm)": [_p(p) for p in gains["rival_p_holm"]],
+        "above": ["**yes**" if above else "no" for above in gains["above_frontier"]],
+    }
+    return _markdown_table(
+        list(columns), [[value.strip() for value in row] for row in zip(*columns.values(), strict=True)]
+    )
+
+
+def _sweep_table(swept: pd.DataFrame) -> str:
+    """The sweep's rows by scale and ratio. Their names are numbers, or `frame` would have refused them."""
+    ratios = [ratio_and_scale(method) for method in swept["method"]]
+    order = sorted(range(len(swept)), key=lambda place: ratios[place][::-1])
+    rows, ratios = swept.iloc[order], [ratios[place] for place in order]
+    columns = {"experts' share": [f"{ratio:g}" for ratio, _ in ratios]}
+    if any(scale != 1 for _, scale in ratios):
+        columns["scale"] = [f"{scale:g}" for _, scale in ratios]
+    columns |= {
+        "skill": _intervals(rows, "skill_mean", "skill_mean"),
+        "harmful": _intervals(rows, "harmful_rate", "harmful"),
+        "over-refusal": _intervals(rows, "over_refusal_rate", "over_refusal"),
+        "refusals": _intervals(rows, "refusal_rate", "refusal"),
+    }
+    return _markdown_table(
+        list(columns), [[value.strip() for value in row] for row in zip(*columns.values(), strict=True)]
+    )
+
+
+def _seeds(rows: pd.DataFrame) -> dict[str, list[str]]:
+    """A column that says how many seeds each row is the mean of, or, where each has one but not the same, which."""
+    if rows["seeds"].max() > 1:
+        return {"seeds": ["" if parent else str(n) for n, parent in zip(rows["seeds"], is_parent(rows), strict=True)]}
+    return {"seed": [str(seed) for seed in rows["seed"]]} if rows["seed"].nunique() > 1 else {}
 
 
 def _markdown_table(names: list[str], rows: list[list[str]]) -> str:
@@ -190,12 +301,18 @@ def _interval(value: float, lo: float, hi: float) -> str:
     return "  -" if pd.isna(value) else f"{100 * value:3.0f} [{100 * lo:.0f}-{100 * hi:.0f}]"
 
 
-def _changes(pairs: pd.DataFrame, name: str) -> list[str]:
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _changes(pairs: pd.DataFrame, name: str, digits: int = 1) -> list[str]:
+    """Percentage points with their interval."""
+
     def points(value: float) -> str:
         # Adding 0.0 turns a rounded -0.0 into 0.0.
-        return f"{round(100 * value, 1) + 0.0:+.1f}"
+        return f"{round(100 * value, digits) + 0.0:+.{digits}f}"
 
-    columns = [f"{name}_change", f"{name}_change_lo", f"{name}_change_hi"]
+    columns = [name, f"{name}_lo", f"{name}_hi"]
     return [
         "-" if pd.isna(change) else f"{points(change)} [{points(lo)}, {points(hi)}]"
         for change, lo, hi in pairs[columns].itertuples(index=False)

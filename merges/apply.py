@@ -1,7 +1,7 @@
 """Run a merger over whole models, one tensor at a time, as a stream of (name, tensor).
 
-    stream = merge(find("ties"), {"math": math, "chem": chem}, base, coefficients, groups, seed=0)
-    for name, tensor in stream: ...
+    plan = Plan(find("ties"), {"math": math, "chem": chem}, base, groups, seed=0)
+    for name, tensor in merge(plan, coefficients): ...
 
 A model is a mapping from tensor name to tensor that reads lazily; none is ever held whole. Arithmetic is float32, the
 result is cast once.
@@ -10,67 +10,118 @@ result is cast once.
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from merges.errors import MergeError
 from merges.registry import Merger
-from merges.space import Coefficients, Value, uniform
+from merges.space import Coefficients, Value
 
 Model = Mapping[str, Tensor]
 Weights = Iterable[tuple[str, Tensor]]
+_ALIGNED = "the aligned parent"  # its name in messages and in random streams, where it is not one of the models
 
 
-def merge(
-    merger: Merger,
-    models: Mapping[str, Model],
-    base: Model | None,
-    coefficients: Coefficients,
-    groups: Mapping[str, str],
-    *,
-    seed: int,
-    dtype: torch.dtype = torch.bfloat16,
-) -> Iterator[tuple[str, Tensor]]:
-    """Merge `models` (by name) tensor by tensor.
+@dataclass(frozen=True)
+class Plan:
+    """What is merged, tensor by tensor: a merger, the models by name, and the layer group of every tensor.
 
-    `groups` maps every tensor name to its layer group, `coefficients` each group to the values in force there. `base`
-    is where task vectors start; mergers of form "deltas" need it. Raises MergeError naming the tensor where shapes do
-    not fit or a value is not finite.
+    `base` is where task vectors start; mergers of form "deltas" need it. `aligned` is the safety-aligned parent, for
+    mergers that are given its task vector apart; it is then none of `models`.
     """
-    if merger.form == "deltas" and base is None:
-        raise MergeError(f"{merger.name} merges task vectors and needs a base model; give one parent the role base")
-    reference = base if base is not None else next(iter(models.values()))
-    for name in reference:
+
+    merger: Merger
+    models: Mapping[str, Model]
+    base: Model | None
+    groups: Mapping[str, str]
+    seed: int
+    dtype: torch.dtype = torch.bfloat16
+    aligned: Model | None = None
+
+    def __post_init__(self) -> None:
+        if self.merger.form == "deltas" and self.base is None:
+            raise MergeError(
+                f"{self.merger.name} merges task vectors and needs a base model; give one parent the role base"
+            )
+        if self.merger.safety and self.aligned is None:
+            raise MergeError(
+                f"{self.merger.name} needs the aligned parent's task vector; give a base and an aligned parent"
+            )
+
+    @property
+    def reference(self) -> Model:
+        """Whose names and shapes the result has."""
+        return self.base if self.base is not None else next(iter(self.models.values()))
+
+    @property
+    def sources(self) -> dict[str, Model]:
+        """The models, and last the aligned parent where the merger is given it apart."""
+        apart = {_ALIGNED: self.aligned} if self.merger.safety and self.aligned is not None else {}
+        return dict(self.models) | apart
+
+    def tensor(self, name: str, coefficients: Coefficients) -> Tensor:
+        """One merged tensor, in the plan's dtype. Coefficients may be tensors that ask for a gradient.
+
+        Raises MergeError naming the tensor where shapes do not fit or a value is not finite.
+        """
         try:
-            origin, tensors = reference[name], _read(name, reference, models)
-            if origin.is_floating_point():
-                call = _call(merger, coefficients[groups[name]], list(models), name, seed)
-                merged = _merge_one(merger, call, tensors, origin).to(dtype)
-            else:
-                merged = origin
+            origin, tensors = self.reference[name], self._read(name)
+            if not origin.is_floating_point():
+                return origin
+            return self._merge(name, coefficients[self.groups[name]], tensors, origin).to(self.dtype)
         except MergeError as error:
-            raise MergeError(f"{merger.name}, tensor {name}: {error}") from error
-        yield name, merged
+            raise MergeError(f"{self.merger.name}, tensor {name}: {error}") from error
+
+    def changes(self, name: str) -> bool:
+        """Whether any model differs from the reference in this tensor: else every merge leaves it as it is."""
+        origin = self.reference[name]
+        return any(not torch.equal(tensor, origin) for tensor in self._read(name).values())
+
+    def _read(self, name: str) -> dict[str, Tensor]:
+        shape, tensors = self.reference[name].shape, {}
+        for model, source in self.sources.items():
+            if name not in source:
+                raise MergeError(f"{model} has no such tensor; merge models of one architecture")
+            tensors[model] = source[name]
+            if tensors[model].shape != shape:
+                raise MergeError(f"{model} has shape {list(tensors[model].shape)}, the base {list(shape)}")
+        return tensors
+
+    def _merge(self, name: str, values: Mapping[str, Value], tensors: dict[str, Tensor], origin: Tensor) -> Tensor:
+        # Adapters leave most tensors alone, and merging copies of one tensor is that tensor: skip the work, exactly.
+        if all(torch.equal(tensor, origin) for tensor in tensors.values()):
+            return origin
+        stacked, base = torch.stack([tensor.float() for tensor in tensors.values()]), origin.float()
+        if self.merger.form == "deltas":
+            stacked -= base
+        # A method that elects or selects can lose a NaN on its way, so the input is checked as well as the output.
+        if not _finite(stacked):
+            guilty = [key for key, tensor in {**tensors, "the base": origin}.items() if not _finite(tensor.float())]
+            raise MergeError(f"{' and '.join(guilty)} holds NaN or infinity; repair that checkpoint")
+        given = (stacked[:-1], stacked[-1]) if self.merger.safety else (stacked,)
+        merged = self.merger.function(*given, **self._arguments(name, values))
+        if merged.shape != origin.shape:
+            raise MergeError(f"it returned shape {list(merged.shape)} for {list(origin.shape)}")
+        if not _finite(merged):
+            raise MergeError("the result is not finite; choose other coefficients")
+        return base + merged if self.merger.form == "deltas" else merged
+
+    def _arguments(self, tensor: str, values: Mapping[str, Value]) -> dict[str, Any]:
+        """Coefficients and options as the merger's function takes them: per-model values as tensors, generators seeded
+        freshly, so that a tensor merged twice is the same twice."""
+        arguments: dict[str, Any] = {k: torch.tensor(v) if isinstance(v, list) else v for k, v in values.items()}
+        if self.merger.random:
+            arguments["rngs"] = tuple(_generator(self.seed, model, tensor) for model in self.sources)
+        return arguments
 
 
-def _merge_one(merger: Merger, call: Callable[[Tensor], Tensor], tensors: dict[str, Tensor], origin: Tensor) -> Tensor:
-    # Adapters leave most tensors alone, and merging copies of one tensor is that tensor: skip the work, exactly.
-    if all(torch.equal(tensor, origin) for tensor in tensors.values()):
-        return origin
-    stacked, base = torch.stack([tensor.float() for tensor in tensors.values()]), origin.float()
-    if merger.form == "deltas":
-        stacked -= base
-    # A method that elects or selects can lose a NaN on its way, so the input is checked as well as the output.
-    if not _finite(stacked):
-        guilty = [name for name, tensor in {**tensors, "the base": origin}.items() if not _finite(tensor.float())]
-        raise MergeError(f"{' and '.join(guilty)} holds NaN or infinity; repair that checkpoint")
-    merged = call(stacked)
-    if merged.shape != origin.shape:
-        raise MergeError(f"it returned shape {list(merged.shape)} for {list(origin.shape)}")
-    if not _finite(merged):
-        raise MergeError("the result is not finite; choose other coefficients")
-    return base + merged if merger.form == "deltas" else merged
+def merge(plan: Plan, coefficients: Coefficients) -> Iterator[tuple[str, Tensor]]:
+    """Merge tensor by tensor: `coefficients` maps each layer group to the values in force there."""
+    for name in plan.reference:
+        yield name, plan.tensor(name, coefficients)
 
 
 def _finite(tensor: Tensor) -> bool:
@@ -78,69 +129,82 @@ def _finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
-def _call(
-    merger: Merger, values: Mapping[str, Value], models: list[str], tensor: str, seed: int
-) -> Callable[[Tensor], Tensor]:
-    """The merger's function with its coefficients bound: per-model values as tensors, generators freshly seeded."""
-    arguments = {key: torch.tensor(value) if isinstance(value, list) else value for key, value in values.items()}
-    if merger.random:
-        arguments["rngs"] = tuple(_generator(seed, model, tensor) for model in models)
-    return lambda stacked: merger.function(stacked, **arguments)
-
-
 def _generator(seed: int, model: str, tensor: str) -> torch.Generator:
     digest = hashlib.sha256(f"{seed}\0{model}\0{tensor}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def _read(name: str, reference: Model, models: Mapping[str, Model]) -> dict[str, Tensor]:
-    shape, tensors = reference[name].shape, {}
-    for model, source in models.items():
-        if name not in source:
-            raise MergeError(f"{model} has no such tensor; merge models of one architecture")
-        tensors[model] = source[name]
-        if tensors[model].shape != shape:
-            raise MergeError(f"{model} has shape {list(tensors[model].shape)}, the base {list(shape)}")
-    return tensors
+Rows = Literal["own", "task", "safety"]
+
+
+class Learner(Protocol):
+    """Runs a model on calibration rows for a merger of form "context"; `bench` provides one.
+
+    rows: "own" are the rows a model answered itself (the aligned parent's: safety; an expert's: its domain), or all
+    rows of the arm where it has none; "task" and "safety" are all rows of that kind, maybe none.
+    """
+
+    def gradients(self, model: Model, name: str, rows: Rows) -> Iterator[dict[str, Tensor]]:
+        """Per row, the gradient of the mean response-token cross-entropy by tensor name: float32, of its shape."""
+        ...
+
+    def inputs(self, model: Model, name: str, rows: Rows) -> Iterator[dict[str, Tensor]]:
+        """Per batch of rows, what goes into each linear layer: by the name of its weight, float32 [tokens, in]."""
+        ...
 
 
 @dataclass
 class Context:
     """What a whole-model merger is given.
 
-    `loss` measures any stream of weights, or a model, on the calibration rows (mean response-token cross-entropy in
-    nats, weighted as the suite says). `note` keeps a chosen coefficient for the record.
+    `models` are the aligned parent and the experts, `aligned` the name of the first. `loss`, `gradients` and `inputs`
+    run one of them on the calibration rows. `note` keeps a chosen coefficient for the record.
     """
 
     models: Mapping[str, Model]
     base: Model | None
+    aligned: str
     measure: Callable[[Weights], float]
+    learner: Learner
     dtype: torch.dtype = torch.bfloat16
     notes: dict[str, Value] = field(default_factory=dict)
 
     def loss(self, model: str) -> float:
-        """The calibration loss of one of the models."""
+        """The calibration loss of one of the models: mean response-token cross-entropy in nats, weighted as the suite
+        says."""
         weights = self.models[model]
         return self.measure((name, weights[name].to(self.dtype)) for name in weights)
+
+    def gradients(self, model: str, rows: Rows = "own") -> Iterator[dict[str, Tensor]]:
+        """See `Learner.gradients`."""
+        return self.learner.gradients(self.models[model], model, rows)
+
+    def inputs(self, model: str, rows: Rows = "own") -> Iterator[dict[str, Tensor]]:
+        """See `Learner.inputs`."""
+        return self.learner.inputs(self.models[model], model, rows)
 
     def note(self, name: str, value: Value) -> None:
         self.notes[name] = value
 
-    def each_tensor(self, function: Callable[[Tensor], Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Apply function([n_models, *shape]) -> [*shape] to every tensor of the models."""
-        step = Merger("whole-model merge", "", "", "tensors", function, {}, {}, random=False)
-        names = next(iter(self.models.values()))
-        groups = dict.fromkeys(names, "all")
-        return merge(step, self.models, None, uniform(step, ["all"], [], {}), groups, seed=0, dtype=self.dtype)
+    def each_tensor(self, function: Callable[[str, Tensor], Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Apply function(name, [n_models, *shape]) -> [*shape] to every tensor of the models, in their order."""
+        reference = next(iter(self.models.values()))
+        for name in reference:
+            # One tensor is one plan, so that the function knows which it is given.
+            step = Merger("the merge", "", "", "tensors", partial(function, name), {}, {}, random=False)
+            plan = Plan(step, self.models, None, {name: "all"}, seed=0, dtype=self.dtype)
+            yield name, plan.tensor(name, {"all": {}})
 
 
-def differing(models: Mapping[str, Model], base: Model | None, groups: Mapping[str, str]) -> set[tuple[str, str]]:
-    """The (group, model) pairs in which the model differs from the base anywhere; all pairs where there is no base."""
-    if base is None:
-        return {(group, model) for group in groups.values() for model in models}
+def differing(plan: Plan) -> set[tuple[str, str]]:
+    """The (group, model) pairs in which a model's coefficients could change the merge: for task vectors those in which
+    it differs from the base anywhere, otherwise all."""
+    if plan.merger.form != "deltas":
+        return {(group, model) for group in plan.groups.values() for model in plan.models}
     found: set[tuple[str, str]] = set()
-    for name, group in groups.items():
-        for model, source in models.items():
-            if (group, model) not in found and not torch.equal(source[name], base[name]):
+    sources = plan.sources
+    for name, group in plan.groups.items():
+        for model, source in sources.items():
+            if (group, model) not in found and not torch.equal(source[name], plan.reference[name]):
                 found.add((group, model))
     return found

@@ -17,7 +17,7 @@ def dare_ties(
     *,
     rngs: Rngs,
     weight: PerModel = param(1.0, low=0, high=1.5),
-    density: float = param(0.5, low=0.01, high=1),
+    density: float = param(0.5, low=0.01, high=1, smooth=False),
     lam: float = param(1.0, low=0, high=2),
     rescale: str = "density",
 ) -> Tensor:

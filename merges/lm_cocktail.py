@@ -20,4 +20,4 @@ def lm_cocktail(context: Context, *, temperature: float = param(5.0, low=0.01, h
     weight = torch.softmax(-losses / temperature, dim=0)
     context.note("loss", losses.tolist())
     context.note("weight", weight.tolist())
-    return context.each_tensor(lambda tensors: torch.tensordot(weight, tensors, dims=1))
+    return context.each_tensor(lambda _, tensors: torch.tensordot(weight, tensors, dims=1))

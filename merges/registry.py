@@ -10,11 +10,15 @@ The name of the first argument says what the function is given, and therefore wh
     tensors  [n_models, *shape] float32, one tensor of every model  -> the merged tensor, [*shape]
     context  a `merges.apply.Context`: whole models and a loss      -> a stream of (name, tensor)
 
+A second argument named `safety` after `deltas` receives the aligned parent's own task vector, [*shape]; `deltas` then
+holds the experts' alone.
+
 Keyword arguments with a `param(...)` default are coefficients: they have bounds and can be searched. Plain defaults
 (bool, str, float) are options: set in a suite, never searched. An argument `rngs: Rngs` receives one seeded generator
 a model, and marks the merger as random.
 """
 
+import dataclasses
 import difflib
 import hashlib
 import importlib
@@ -35,6 +39,7 @@ Rngs = Annotated[tuple[torch.Generator, ...], "one seeded generator a model"]
 
 Form = Literal["deltas", "tensors", "context"]
 FORMS: tuple[str, ...] = typing.get_args(Form)
+Needs = Literal["nothing", "rows", "safety rows"]  # what a merger cannot do without: calibration rows, of what kind
 Option = float | bool | str
 
 
@@ -46,13 +51,18 @@ class Parameter:
     low: float
     high: float
     per_model: bool = False
+    smooth: bool = True
 
 
-def param(default: float, *, low: float, high: float) -> Any:
-    """Declare a coefficient in a merger's signature. Legal values are low <= x <= high."""
+def param(default: float, *, low: float, high: float, smooth: bool = True) -> Any:
+    """Declare a coefficient in a merger's signature. Legal values are low <= x <= high.
+
+    smooth: whether the merged tensor can be differentiated with respect to it. One that selects elements (a density, a
+    threshold) says False: the tuner `gradient` then leaves it at its start.
+    """
     if not low <= default <= high or low == high:
         raise MergeError(f"param({default}, low={low}, high={high}): want low <= default <= high and low < high")
-    return Parameter(float(default), float(low), float(high))
+    return Parameter(float(default), float(low), float(high), smooth=smooth)
 
 
 @dataclass(frozen=True)
@@ -67,11 +77,8 @@ class Merger:
     parameters: Mapping[str, Parameter]
     options: Mapping[str, Option]
     random: bool
-
-    @property
-    def needs_data(self) -> bool:
-        """Whether it cannot run without calibration rows (so that arm `none` does not exist for it)."""
-        return self.form == "context"
+    safety: bool = False  # whether it is given the aligned parent's task vector apart from the experts'
+    needs: Needs = "nothing"
 
     @property
     def source_sha256(self) -> str:
@@ -106,8 +113,14 @@ class Merger:
 _MERGERS: dict[str, Merger] = {}
 
 
-def merger(*, title: str, paper: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register the decorated function as a merging technique under its own name."""
+def merger(
+    *, title: str, paper: str = "", needs: Needs | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the decorated function as a merging technique under its own name.
+
+    needs: the calibration rows it cannot do without. By default a merger of form "context" needs rows of any kind and
+    the others need nothing. It takes part in the arms that have them.
+    """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         name = function.__name__
@@ -115,13 +128,16 @@ def merger(*, title: str, paper: str = "") -> Callable[[Callable[..., Any]], Cal
         first, *rest = inspect.signature(function).parameters.values()
         if first.name not in FORMS:
             raise MergeError(f"merger {name}: the first argument is {first.name!r}; name it one of {', '.join(FORMS)}")
+        safety = first.name == "deltas" and bool(rest) and rest[0].name == "safety"
+        if safety:
+            rest = rest[1:]
         parameters, options, random = {}, {}, False
         for argument in rest:
             if argument.name == "rngs":
                 random = True
             elif isinstance(argument.default, Parameter):
                 bounds, per_model = argument.default, hints.get(argument.name) is PerModel
-                parameters[argument.name] = Parameter(bounds.default, bounds.low, bounds.high, per_model)
+                parameters[argument.name] = dataclasses.replace(bounds, per_model=per_model)
             elif isinstance(argument.default, (bool, int, float, str)):
                 options[argument.name] = argument.default
             else:
@@ -130,7 +146,8 @@ def merger(*, title: str, paper: str = "") -> Callable[[Callable[..., Any]], Cal
             raise MergeError(
                 f"merger {name} is already defined in {inspect.getfile(_MERGERS[name].function)}; rename it"
             )
-        _MERGERS[name] = Merger(name, title, paper, first.name, function, parameters, options, random)
+        wanted = needs or ("rows" if first.name == "context" else "nothing")
+        _MERGERS[name] = Merger(name, title, paper, first.name, function, parameters, options, random, safety, wanted)
         return function
 
     return register

@@ -9,25 +9,32 @@ import bisect
 import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
 
 from merges.errors import MergeError
 from merges.registry import Merger, Option
 
-Value = Option | list[float]
+Value = Option | list[float] | Tensor  # a tensor while it is being differentiated
 Coefficients = dict[str, dict[str, Value]]  # layer group -> parameter or option -> value, or one value per model
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.")
 _EMBEDDING = re.compile(r"embed|wte|wpe")
 
 
-def layer_groups(names: Iterable[str], count: int) -> dict[str, str]:
-    """Assign every tensor to one of `count` runs of consecutive layers, named after them ("layers 0-14").
+def layer_groups(names: Iterable[str], count: int | Literal["tensor"]) -> dict[str, str]:
+    """Assign every tensor to one of `count` runs of consecutive layers, named after them ("layers 0-14"); with "tensor"
+    each to a group of its own.
 
     Embeddings go with the first layers; what else is outside the layers (final norm, head) with the last. Raises
     MergeError when there are fewer layers than groups.
     """
     names = list(names)
+    if count == "tensor":
+        return {name: name for name in names}
     depth = {name: int(match[1]) for name in names if (match := _LAYER.search(name))}
     layers = max(depth.values(), default=0) + 1
     if not 1 <= count <= layers:
@@ -64,6 +71,7 @@ class Gene:
     model: int | None
     low: float
     high: float
+    smooth: bool = True  # whether the merge can be differentiated with respect to it
 
 
 @dataclass(frozen=True)
@@ -89,9 +97,14 @@ class Space:
         for group in start:
             moving = [index for index, model in enumerate(models) if (group, model) in active]
             for name, bounds in merger.parameters.items():
-                for model in moving if bounds.per_model else [None][: len(moving)]:
-                    genes.append(Gene(group, name, model, bounds.low, bounds.high))
+                shared = [None] if any(label == group for label, _ in active) else []
+                for model in moving if bounds.per_model else shared:
+                    genes.append(Gene(group, name, model, bounds.low, bounds.high, bounds.smooth))
         return cls(start, tuple(genes))
+
+    def smooth(self) -> "Space":
+        """The same space, searched only where the merge can be differentiated."""
+        return replace(self, genes=tuple(gene for gene in self.genes if gene.smooth))
 
     def encode(self) -> list[float]:
         """The start as a point of the unit cube, in the order of `genes`."""
@@ -109,6 +122,22 @@ class Space:
                 coefficients[gene.group][gene.parameter] = value
             else:
                 coefficients[gene.group][gene.parameter][gene.model] = value  # type: ignore[index]
+        return coefficients
+
+    def bind(self, point: Tensor) -> Coefficients:
+        """`decode` of a tensor [genes], differentiable: searched values are 0-d tensors, per-model ones [n_models]."""
+        coefficients = {group: dict(values) for group, values in self.start.items()}
+        columns: dict[tuple[str, str], dict[int, Tensor]] = {}
+        for gene, x in zip(self.genes, point, strict=True):
+            value = gene.low + x * (gene.high - gene.low)
+            if gene.model is None:
+                coefficients[gene.group][gene.parameter] = value
+            else:
+                columns.setdefault((gene.group, gene.parameter), {})[gene.model] = value
+        for (group, parameter), searched in columns.items():
+            start = coefficients[group][parameter]
+            values = [searched.get(model, torch.tensor(value)) for model, value in enumerate(start)]
+            coefficients[group][parameter] = torch.stack(values)
         return coefficients
 
     @staticmethod

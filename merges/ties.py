@@ -17,7 +17,7 @@ def ties(
     deltas: Tensor,
     *,
     weight: PerModel = param(1.0, low=0, high=1.5),
-    density: float = param(0.2, low=0.01, high=1),
+    density: float = param(0.2, low=0.01, high=1, smooth=False),
     lam: float = param(1.0, low=0, high=2),
 ) -> Tensor:
     """Trim, elect sign, disjoint mean.

@@ -1,9 +1,10 @@
-"""Writes every shipped data file from one seed: calibration and test prompts here, lm-eval test items in bench/tasks.
+"""Writes the embedded test data from one seed: safety prompts beside this file, lm-eval test items in bench/tasks.
 
-    python -m bench data
+    python -m bench data prompts
 
 The same seed gives the same bytes. Building fails, and writes nothing, when a file would hold fewer rows than it
-should, or when training or calibration prompts overlap with test prompts.
+should, or when training or calibration prompts overlap with test prompts. Calibration rows are made from the same
+phrase lists by `synthesis.py`, because their answers are the parents' own.
 """
 
 from collections.abc import Sequence
@@ -13,13 +14,13 @@ from typing import NamedTuple
 from pydantic import BaseModel
 
 from safety_data.contamination import overlaps
-from safety_data.rows import CalibrationRow, DataError, PromptRow, write_rows
+from safety_data.drafts import SEED, SKILLS, SPARE, from_templates
+from safety_data.rows import DataError, PromptRow, write_rows
+from safety_data.synthesis import SAFETY_ROWS, TASK_ROWS
 from safety_data.templates import Example, chem, math, ordinary, safety
 
-SEED = 20240620  # the month of the paper
 SAMPLE = 40_000  # more than any training mix draws: every topic with every template
-SPARE = 1.25  # draw this many times the rows wanted, so that dropped duplicates are made good
-COUNTS = {"unsafe": 140, "benign": 140, "safety": 70, "task": 80, "skill": 200}
+COUNTS = {"unsafe": 140, "benign": 140, "skill": 200}
 
 
 class Item(BaseModel):
@@ -68,22 +69,10 @@ def prompt_rows(kind: safety.Kind) -> Built:
     )
 
 
-def safety_rows() -> Built:
-    """Calibration rows of `D_safety`: unsafe prompt, refusal."""
-    count = COUNTS["safety"]
-    examples, repeats = distinct("safety calibration", safety.refused("calibration", count, SEED), count)
-    return Built([_calibration("safety", number, e, category=e.group) for number, e in enumerate(examples, 1)], repeats)
-
-
-def task_rows(domain: str) -> Built:
-    """Calibration rows of `D_expert`: domain question, worked answer."""
-    examples, repeats = distinct(f"{domain} calibration", _skill(domain, "calibration", COUNTS["task"]), COUNTS["task"])
-    return Built([_calibration("task", number, e, domain=domain) for number, e in enumerate(examples, 1)], repeats)
-
-
 def items(domain: str) -> Built:
     """Test items of the lm-eval task of a domain."""
-    examples, repeats = distinct(f"{domain} test", _skill(domain, "test", COUNTS["skill"]), COUNTS["skill"])
+    drawn = SKILLS[domain]("test", round(COUNTS["skill"] * SPARE), SEED)
+    examples, repeats = distinct(f"{domain} test", drawn, COUNTS["skill"])
     return Built(
         [
             Item(id=f"{domain}-test-{number:03}", question=e.prompt, answer=e.answer)
@@ -93,30 +82,15 @@ def items(domain: str) -> Built:
     )
 
 
-def _skill(domain: str, split: str, count: int) -> list[Example]:
-    generator = {"math": math.examples, "chem": chem.examples}[domain]
-    return generator(split, round(count * SPARE), SEED)
-
-
-def _calibration(kind: str, number: int, example: Example, **key: str) -> CalibrationRow:
-    label = f"{kind}-{key['domain']}" if "domain" in key else kind
-    return CalibrationRow(
-        id=f"{label}-calibration-{number:03}",
-        kind=kind,
-        **key,
-        prompt=example.prompt,
-        response=example.response,
-        source="templates",
-        seed=SEED,
-    )
-
-
 def check_disjoint(files: dict[Path, Built]) -> None:
-    """Raises DataError when a training or calibration prompt overlaps with a test prompt."""
+    """Raises DataError when a training prompt, or one that calibration rows are made from, overlaps with a test prompt,
+    or the two with each other."""
     rows = [row for built in files.values() for row in built.rows]
     test = [row.prompt for row in rows if isinstance(row, PromptRow)]
     test += [row.question for row in rows if isinstance(row, Item)]
-    calibration = [row.prompt for row in rows if isinstance(row, CalibrationRow)]
+    sets = [("safety", None, SAFETY_ROWS), *(("task", domain, TASK_ROWS) for domain in SKILLS)]
+    batches = [batch for kind, domain, count in sets for batch in from_templates(kind, domain, count, SEED)]
+    calibration = [draft.prompt for batch in batches for draft in batch.drafts]
     generators = (safety.refused, math.examples, chem.examples, ordinary.examples)
     train = [e.prompt for generator in generators for e in generator("train", SAMPLE, SEED)]
     train += [e.prompt for e in safety.refused("further", SAMPLE, SEED)]
@@ -129,22 +103,16 @@ def check_disjoint(files: dict[Path, Built]) -> None:
 
 
 def plan(root: Path) -> dict[Path, Built]:
-    """Every shipped file below the repository's root and its rows, checked, nothing written."""
+    """Every test file below the repository's root and its rows, checked, nothing written."""
     data, tasks = root / "safety_data" / "smol", root / "bench" / "tasks"
-    files = {
-        data / "unsafe.test.jsonl": prompt_rows("unsafe"),
-        data / "benign.test.jsonl": prompt_rows("benign"),
-        data / "safety.calibration.jsonl": safety_rows(),
-    }
-    for domain in ("math", "chem"):
-        files[data / f"{domain}.calibration.jsonl"] = task_rows(domain)
-        files[tasks / f"smol_{domain}.test.jsonl"] = items(domain)
+    files = {data / f"{kind}.test.jsonl": prompt_rows(kind) for kind in ("unsafe", "benign")}
+    files |= {tasks / f"smol_{domain}.test.jsonl": items(domain) for domain in SKILLS}
     check_disjoint(files)
     return files
 
 
 def build(root: Path) -> dict[Path, Built]:
-    """Write every shipped file below the repository's root. Returns what `plan` does."""
+    """Write every test file below the repository's root. Returns what `plan` does."""
     files = plan(root)
     for path, built in files.items():
         write_rows(path, built.rows)

@@ -4,7 +4,8 @@ A `PromptRow` is a test prompt that a judge will look at; a `CalibrationRow` is 
 whose loss a tuner minimises.
 
     {"id": "unsafe-test-017", "kind": "unsafe", "category": "privacy_violation", "prompt": "...", "source": "templates"}
-    {"id": "task-math-003", "kind": "task", "domain": "math", "category": null, "prompt": "...", "response": "...", ...}
+    {"id": "task-math-003", "kind": "task", "domain": "math", "category": null, "prompt": "...", "response": "...",
+     "source": "templates, answered by math", "seed": 20240620, "generator": "templates", "hashes": {"answer": "9f..."}}
 """
 
 from collections.abc import Iterable
@@ -41,8 +42,10 @@ class CalibrationRow(_Row):
     category: str | None = None
     prompt: str
     response: str
-    source: str
+    source: str  # where it comes from, for people: who wrote the prompt and who answered it
     seed: int
+    generator: str = ""  # what wrote the prompt: "templates", "llm"; empty for rows from elsewhere
+    hashes: dict[str, str] = {}  # SHA-256 of the parents that made it, by what they did: "writer", "answer"
 
 
 Row = TypeVar("Row", PromptRow, CalibrationRow)

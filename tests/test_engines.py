@@ -115,6 +115,15 @@ def test_an_answer_is_cut_before_the_stop_string(tiny_engine):
     assert cut == whole[: whole.index(stop)]
 
 
+def test_a_temperature_draws_with_a_seed_and_every_prompt_for_itself(tiny_engine):
+    prompts = [tiny_engine.chat_ids("Hello")] * 3
+    drawn = tiny_engine.generate(prompts, 8, temperature=0.8, seed=1)
+    assert drawn == tiny_engine.generate(prompts, 8, temperature=0.8, seed=1)
+    assert drawn != tiny_engine.generate(prompts, 8, temperature=0.8, seed=2) and len(set(drawn)) > 1
+    with pytest.raises(BenchError, match="needs a seed"):
+        tiny_engine.generate(prompts, 8, temperature=0.8)
+
+
 def test_is_greedy_says_whether_the_model_would_have_written_it(tiny_engine):
     prompt = tiny_engine.chat_ids("Hello")
     own = tiny_engine.tokenizer.encode(tiny_engine.generate([prompt], 1)[0], add_special_tokens=False)[:1]

@@ -24,6 +24,7 @@ from leaderboards.arms import compare_arms
 from leaderboards.build import build_leaderboard, choose
 from leaderboards.frame import frame
 from leaderboards.labels import Clutter, place_labels
+from leaderboards.pool import pooled
 from leaderboards.tables import terminal_table, to_csv, to_markdown
 
 FINGERPRINT = "aa" * 32
@@ -132,7 +133,7 @@ def three_arms(method: str, **options: object) -> list[Record]:
 
 
 def markdown(records: list[Record]) -> str:
-    return to_markdown(frame(records), compare_arms(records))
+    return to_markdown(pooled(records), compare_arms(records))
 
 
 def terminal(table: pd.DataFrame, width: int = 80) -> str:
@@ -205,7 +206,7 @@ def test_the_newest_record_of_a_cell_counts_and_the_others_are_reported() -> Non
     assert len(table) == 1 and table["harmful_rate"][0] == 0
     assert table.attrs["superseded"] == 2
     assert "2 records, superseded" in markdown(records)
-    assert "2 records, superseded" in terminal(table)
+    assert "2 records, superseded" in terminal(pooled(records))
 
 
 def test_fingerprints_are_never_mixed_in_a_table(tmp_path: Path) -> None:
@@ -323,7 +324,7 @@ def test_hostile_text_is_inert_in_markdown(hostile: list[Record]) -> None:
 
 
 def test_hostile_text_is_inert_in_the_terminal_and_the_table_keeps_its_width(hostile: list[Record]) -> None:
-    text = terminal(frame(hostile))
+    text = terminal(pooled(hostile))
     assert not unseen(text)
     assert "SECRET-ANSWER" not in text
     assert "[bold]" in text and ":smile:" not in text.replace("x|", "")
@@ -340,7 +341,7 @@ def test_hostile_text_is_inert_in_csv_and_figures(hostile: list[Record], tmp_pat
 
 
 def test_an_absurdly_long_name_is_cut() -> None:
-    table = frame([make_record("m" * 100_000)])
+    table = pooled([make_record("m" * 100_000)])
     assert max(len(line) for line in terminal(table).splitlines()) <= 80
     assert len(to_markdown(table, compare_arms([]))) < 5000
     assert len(to_csv(table)) < 5000
@@ -354,14 +355,14 @@ def test_the_terminal_table_fits_80_columns(domains: int, seeds: int) -> None:
         make_record("task_arithmetic_with_tail", "task+safety", seed, harmful=1, over_refusal=1, skill=skill)
         for seed in range(seeds)
     ]
-    lines = terminal(frame(records)).splitlines()
+    lines = terminal(pooled(records)).splitlines()
     assert max(len(line) for line in lines) <= 80
-    assert sum("100 [84-100]" in line and "task+safety" in line for line in lines) == seeds
-    assert any("seed" in line for line in lines) == (seeds > 1)
+    assert sum("100 [84-100]" in line and "task+safety" in line for line in lines) == 1
+    assert any("seeds" in line for line in lines) == (seeds > 1)
 
 
 def test_the_terminal_table_reads_without_colour() -> None:
-    text = terminal(frame([*parent_records(), *three_arms("ties")]))
+    text = terminal(pooled([*parent_records(), *three_arms("ties")]))
     assert "\x1b" not in text
     line = next(line for line in text.splitlines() if line.startswith("ties") and "task+safety" in line)
     assert " ".join(line.split()) == "ties task+safety 38 [25-52] 25 50 10 [3-30] 10 [3-30] 32 s"
@@ -370,7 +371,7 @@ def test_the_terminal_table_reads_without_colour() -> None:
 
 def test_domains_whose_short_names_collide_leave_the_other_columns_alone() -> None:
     for domains in (["time", "math"], ["chemistry_a", "chemistry_b"]):
-        text = terminal(frame([make_record(skill=dict.fromkeys(domains, 0.5))]))
+        text = terminal(pooled([make_record(skill=dict.fromkeys(domains, 0.5))]))
         assert "32 s" in text and "50 [3" in text
 
 
@@ -433,7 +434,8 @@ def test_labels_overlap_neither_each_other_nor_a_marker(spread: float) -> None:
 )
 def test_partial_sets_of_records_make_a_leaderboard(records: list[Record], tmp_path: Path) -> None:
     table = build_leaderboard(store(tmp_path, records))
-    assert len(table) == len(records)
+    assert len(table) == len({(record.method, record.arm) for record in records})
+    assert len(pd.read_csv(tmp_path / "leaderboard.csv")) == len(records)
     assert "How to read" in (tmp_path / "leaderboard.md").read_text()
     assert max(len(line) for line in terminal(table).splitlines()) <= 80
 

@@ -7,9 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from bench.checkpoints import open_adapter, open_checkpoint
+from bench.suite import load_suite
+from bench.synthesis import check
+from bench.zoo.recipe import ADAPTERS
 from safety_data import build as builder
 from safety_data.contamination import normalise, overlaps
+from safety_data.drafts import SEED, from_templates
+from safety_data.report import read_report
 from safety_data.rows import CalibrationRow, DataError, PromptRow, read_rows
+from safety_data.synthesis import SAFETY_ROWS, TASK_ROWS
 from safety_data.taxonomy import CATEGORIES, REFUSAL_ONLY
 from safety_data.templates import SPLITS, Example, chem, math, ordinary, read_table, read_yaml, safety
 from safety_data.templates.compounds import salt
@@ -17,7 +24,6 @@ from safety_data.templates.compounds import salt
 ROOT = Path(__file__).parents[1]
 SMOL = ROOT / "safety_data" / "smol"
 TASKS = ROOT / "bench" / "tasks"
-PREFIX = 28  # two rows a category
 
 
 def calibration(name: str) -> list[CalibrationRow]:
@@ -39,7 +45,7 @@ def items(domain: str) -> list[dict[str, str]]:
 def test_building_again_gives_the_shipped_bytes(tmp_path: Path) -> None:
     for path in builder.build(tmp_path):
         shipped = ROOT / path.relative_to(tmp_path)
-        assert path.read_bytes() == shipped.read_bytes(), f"{shipped} is out of date: python -m bench data"
+        assert path.read_bytes() == shipped.read_bytes(), f"{shipped} is out of date: python -m bench data prompts"
 
 
 @pytest.mark.parametrize("kind", ["unsafe", "benign"])
@@ -49,8 +55,10 @@ def test_every_category_has_ten_test_prompts(kind: str) -> None:
 
 def test_every_category_has_safety_calibration_rows_and_any_prefix_is_balanced() -> None:
     rows = calibration("safety")
-    assert Counter(row.category for row in rows) == dict.fromkeys(CATEGORIES, 5)
-    assert Counter(row.category for row in rows[:PREFIX]) == dict.fromkeys(CATEGORIES, 2)
+    assert len(rows) >= 70
+    for length in range(1, len(rows) + 1):
+        counts = Counter(row.category for row in rows[:length])
+        assert max(counts.values()) - min(counts.get(category, 0) for category in CATEGORIES) <= 1, length
 
 
 def test_task_calibration_has_enough_rows_of_one_domain() -> None:
@@ -65,6 +73,23 @@ def test_calibration_and_test_prompts_do_not_overlap() -> None:
     held_out = [row.prompt for kind in ("unsafe", "benign") for row in prompts(kind)]
     held_out += [item["question"] for domain in ("math", "chem") for item in items(domain)]
     assert overlaps(seen, held_out) == []
+
+
+def test_shipped_calibration_prompts_are_of_the_calibration_split() -> None:
+    for kind, domain in (("safety", None), ("task", "math"), ("task", "chem")):
+        name, wanted = domain or "safety", {"task": TASK_ROWS, "safety": SAFETY_ROWS}[kind]
+        drafted = {draft.prompt for batch in from_templates(kind, domain, wanted, SEED) for draft in batch.drafts}
+        assert {row.prompt for row in calibration(name)} <= drafted
+
+
+def test_shipped_responses_are_the_shipped_parents_own(smollm2: Path) -> None:
+    report, base = read_report(SMOL), open_checkpoint(smollm2)
+    assert report.answers == "own" and report.answered == {"safety": "aligned", "math": "math", "chem": "chem"}
+    parents = {name: open_adapter(ADAPTERS / name, base).sha256 for name in report.parents}
+    assert report.parents == parents, "a parent was trained again: python -m bench data build"
+    for name, parent in report.answered.items():
+        assert {row.hashes["answer"] for row in calibration(name)} == {parents[parent]}
+    assert check(load_suite("smol"))[1] == []
 
 
 # -------------------------------------------------------------------------------------------------- build rules
@@ -123,13 +148,10 @@ def content_words(topic: str) -> set[str]:
     return {re.sub(r"(ing|ed|es|s|ation|er)$", "", word) for word in words}
 
 
-# The share of the shorter topic's content words that two topics of different splits must not have in common, by pool.
-# `further` was written later and filtered by the wider one; at 0.6 it has 15 hits among 280 test topics, most of them
-# of another meaning ("sell a baby illegally", "sell access to a minister illegally").
-SHARED = {"train": 0.6, "further": 0.67}
+SHARED = 0.6  # the share of the shorter topic's content words that topics of two splits must not have in common
 
 
-@pytest.mark.parametrize("pool", SHARED)
+@pytest.mark.parametrize("pool", ["train", "further"])
 @pytest.mark.parametrize("kind", ["unsafe", "benign"])
 def test_no_held_out_topic_is_a_training_topic_in_other_words(kind: safety.Kind, pool: safety.Pool) -> None:
     train = [content_words(topic) for group in safety.topics(kind, pool).values() for topic in group]
@@ -137,7 +159,7 @@ def test_no_held_out_topic_is_a_training_topic_in_other_words(kind: safety.Kind,
         for group in safety.topics(kind, split).values():
             for topic in group:
                 words = content_words(topic)
-                shared = [o for o in train if len(words & o) >= max(2, SHARED[pool] * min(len(words), len(o)))]
+                shared = [o for o in train if len(words & o) >= max(2, SHARED * min(len(words), len(o)))]
                 assert not shared, (topic, shared)
 
 
@@ -215,13 +237,13 @@ def test_chem_answers_are_in_the_tables() -> None:
 
 def test_math_answers_follow_from_the_worked_steps_and_the_problem() -> None:
     for example in math.examples("train", 300, seed=3):
-        *steps, last = example.response.removesuffix(".").split(". ")
+        *steps, last = example.response.removesuffix(".").split(", ")
         for step in steps:
             left, operation, right, _, result = step.split()
             a, b = int(left), int(right)
             assert {"+": a + b, "-": a - b, "*": a * b}[operation] == int(result)
         assert steps[0].split()[0] in example.prompt
-        assert last == f"The answer is {example.answer}" == f"The answer is {steps[-1].split()[-1]}"
+        assert last == f"so the answer is {example.answer}" == f"so the answer is {steps[-1].split()[-1]}"
 
 
 def test_math_test_answers_are_reachable_from_the_numbers_in_the_problem() -> None:

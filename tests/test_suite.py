@@ -102,7 +102,7 @@ def test_the_fingerprint_covers_conditions_and_not_what_cells_vary(smol, checkpo
     first = print_of(smol, checkpoints)
     assert (
         print_of(
-            {**smol, "seed": 7, "arms": ["none"], "title": "x", "methods": {"ties": {"density": 0.3}}}, checkpoints
+            {**smol, "seeds": [7], "arms": ["none"], "title": "x", "methods": {"ties": {"density": 0.3}}}, checkpoints
         )
         == first
     )
@@ -138,6 +138,6 @@ def test_cells_are_methods_times_arms_and_tell_seeds_apart():
         ("lm_cocktail", "task"),  # it lives on calibration data: no arm none
         ("lm_cocktail", "task+safety"),
     ]
-    seeded = suite.model_copy(update={"seed": 1})
+    seeded = suite.model_copy(update={"seeds": (1,)})
     assert merge_cells(seeded, "f", [mergers["ties"]], ["none"])[0].fingerprint != cells[0].fingerprint
     assert parent_cells(seeded, "f")[0].fingerprint == parent_cells(suite, "f")[0].fingerprint

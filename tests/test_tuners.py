@@ -1,6 +1,7 @@
 """Coefficient spaces and tuners, on losses whose minimum is known."""
 
 import pytest
+import torch
 
 from merges.errors import MergeError
 from merges.registry import find
@@ -110,3 +111,89 @@ def test_tuner_options_are_checked():
         check_options("evomm", {"evaluations": 7.5})
     with pytest.raises(MergeError, match="unknown tuner 'evom'; did you mean 'evomm'"):
         find_tuner("evom")
+
+
+def bowl(coefficients):
+    """A smooth loss over all weights of both groups, least where each is 0.6; works on numbers and on tensors."""
+    return sum(((value - 0.6) ** 2).sum() for value in (torch.as_tensor(c["weight"]) for c in coefficients.values()))
+
+
+class SmoothBowl:
+    """An objective whose rows all say the same; notes the rows each gradient was taken on."""
+
+    strata = ("math",) * 6 + ("chem",) * 6 + ("safety",) * 12
+
+    def __init__(self):
+        self.batches = []
+        self.measured = 0
+
+    def __call__(self, coefficients):
+        self.measured += 1
+        return float(bowl(coefficients))
+
+    def differentiable(self, coefficients, rows):
+        self.batches.append(list(rows))
+        return bowl(coefficients)
+
+
+def test_gradient_finds_the_minimum_and_measures_its_way():
+    objective = SmoothBowl()
+    chosen = find_tuner("gradient")(space(), objective, 0, steps=60, rows=8, check_every=20)
+    assert float(bowl(chosen)) < 1e-3
+    assert objective.measured == 1 + 3 and len(objective.batches) == 60
+
+
+def test_gradient_leaves_what_cannot_be_differentiated_at_its_start():
+    chosen = find_tuner("gradient")(space(), SmoothBowl(), 0, steps=5)
+    assert {values["density"] for values in chosen.values()} == {find("ties").parameters["density"].default}
+
+
+def test_gradient_batches_hold_every_domain_in_proportion_and_every_row_in_turn():
+    objective = SmoothBowl()
+    find_tuner("gradient")(space(), objective, 3, steps=6, rows=8, check_every=6)
+    for batch in objective.batches:
+        kinds = [objective.strata[row] for row in batch]
+        assert abs(kinds.count("math") - 2) <= 1 and abs(kinds.count("safety") - 4) <= 1
+    assert sorted(row for batch in objective.batches[:3] for row in batch) == list(range(24))
+
+
+def test_gradient_is_never_worse_than_the_defaults():
+    class Rising(SmoothBowl):
+        def differentiable(self, coefficients, rows):
+            return -bowl(coefficients)
+
+    assert find_tuner("gradient")(space(), Rising(), 0, steps=10) == space().start
+
+
+def test_gradient_repeats_with_its_seed_and_only_with_it():
+    def batches(seed):
+        objective = SmoothBowl()
+        find_tuner("gradient")(space(), objective, seed, steps=4)
+        return objective.batches
+
+    assert batches(0) == batches(0) != batches(1)
+
+
+def test_random_measures_the_defaults_first_and_stays_in_its_budget():
+    seen = []
+    target = distance(0.25)
+    chosen = find_tuner("random")(space(), lambda c: seen.append(c) or target(c), 0, evaluations=30)
+    assert seen[0] == space().start and len(seen) == 30
+    assert target(chosen) == min(map(target, seen))
+
+
+def test_a_bound_point_is_the_decoded_one_and_carries_its_gradient():
+    chosen = space()
+    point = torch.rand(len(chosen.genes), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    point.requires_grad_(True)
+    bound, decoded = chosen.bind(point), chosen.decode(point.tolist())
+    for group, values in decoded.items():
+        for name, value in values.items():
+            assert torch.allclose(torch.as_tensor(bound[group][name]).double(), torch.tensor(value).double())
+    bowl(bound).backward()
+    weights = [index for index, gene in enumerate(chosen.genes) if gene.parameter == "weight"]
+    assert set(point.grad.nonzero().flatten().tolist()) == set(weights)
+
+
+def test_one_group_a_tensor():
+    assert layer_groups(NAMES, "tensor") == {name: name for name in NAMES}

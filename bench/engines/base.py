@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from bench.errors import BenchError
+
 Tokens = list[int]
 
 
@@ -40,12 +42,30 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def generate(self, prompts: Sequence[Tokens], max_tokens: int, stop: Sequence[str] = ()) -> list[str]:
-        """Greedy answers of at most `max_tokens` tokens, in the order of the prompts, cut before any `stop` string."""
+    def generate(
+        self,
+        prompts: Sequence[Tokens],
+        max_tokens: int,
+        stop: Sequence[str] = (),
+        *,
+        temperature: float = 0.0,
+        seed: int | None = None,
+    ) -> list[str]:
+        """Answers of at most `max_tokens` tokens, in the order of the prompts, cut before any `stop` string.
+
+        Greedy by default. With a temperature above 0 tokens are drawn, the same ones for the same prompts and seed;
+        equal prompts get answers of their own. Raises BenchError for a temperature without a seed.
+        """
 
     @abstractmethod
     def loglikelihood(self, pairs: Sequence[tuple[Tokens, Tokens]]) -> list[LogLikelihood]:
         """log p(continuation | context) for each (context, continuation); neither may be empty."""
+
+    @staticmethod
+    def check_sampling(temperature: float, seed: int | None) -> None:
+        """Raise BenchError where tokens would be drawn and nothing says which."""
+        if temperature > 0 and seed is None:
+            raise BenchError("a temperature above 0 needs a seed, or the answers could not be had again")
 
     def response_loss(self, pairs: Sequence[tuple[Tokens, Tokens]]) -> list[float]:
         """Mean cross-entropy (nats a token) of each response given its prompt; prompt tokens do not count."""

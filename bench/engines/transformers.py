@@ -47,20 +47,33 @@ class TransformersEngine(Engine):
             raise BenchError(f"the weights lack {min(wanted)}, which the model's configuration asks for")
 
     @torch.inference_mode()
-    def generate(self, prompts: Sequence[Tokens], max_tokens: int, stop: Sequence[str] = ()) -> list[str]:
+    def generate(
+        self,
+        prompts: Sequence[Tokens],
+        max_tokens: int,
+        stop: Sequence[str] = (),
+        *,
+        temperature: float = 0.0,
+        seed: int | None = None,
+    ) -> list[str]:
+        self.check_sampling(temperature, seed)
+        drawing = dict(do_sample=True, temperature=temperature, top_k=0) if temperature > 0 else dict(do_sample=False)
         answers: dict[int, str] = {}
-        for batch in _batches(list(prompts)):
-            ids, mask = self._padded([prompts[index] for index in batch], left=True)
-            output = self._model.generate(
-                ids,
-                attention_mask=mask,
-                max_new_tokens=max_tokens,
-                do_sample=False,
-                pad_token_id=self._pad,
-                **({"stop_strings": list(stop), "tokenizer": self.tokenizer} if stop else {}),
-            )
-            for index, row in zip(batch, output[:, ids.shape[1] :], strict=True):
-                answers[index] = _cut(self.tokenizer.decode(row, skip_special_tokens=True), stop)
+        with torch.random.fork_rng(enabled=temperature > 0):
+            if temperature > 0:
+                torch.manual_seed(seed)
+            for batch in _batches(list(prompts)):
+                ids, mask = self._padded([prompts[index] for index in batch], left=True)
+                output = self._model.generate(
+                    ids,
+                    attention_mask=mask,
+                    max_new_tokens=max_tokens,
+                    **drawing,
+                    pad_token_id=self._pad,
+                    **({"stop_strings": list(stop), "tokenizer": self.tokenizer} if stop else {}),
+                )
+                for index, row in zip(batch, output[:, ids.shape[1] :], strict=True):
+                    answers[index] = _cut(self.tokenizer.decode(row, skip_special_tokens=True), stop)
         return [answers[index] for index in range(len(prompts))]
 
     @torch.inference_mode()

@@ -87,8 +87,21 @@ class VllmEngine(Engine):
         if not self._llm.reset_prefix_cache():
             raise BenchError("vLLM did not reset its prefix cache; answers would mix old and new weights")
 
-    def generate(self, prompts: Sequence[Tokens], max_tokens: int, stop: Sequence[str] = ()) -> list[str]:
-        sampling = SamplingParams(temperature=0, max_tokens=max_tokens, stop=list(stop) or None)
+    def generate(
+        self,
+        prompts: Sequence[Tokens],
+        max_tokens: int,
+        stop: Sequence[str] = (),
+        *,
+        temperature: float = 0.0,
+        seed: int | None = None,
+    ) -> list[str]:
+        self.check_sampling(temperature, seed)
+        common = dict(temperature=temperature, max_tokens=max_tokens, stop=list(stop) or None)
+        # A seed of its own for every prompt: with one for all, equal prompts would get equal answers.
+        sampling = [
+            SamplingParams(**common, seed=seed + number if temperature > 0 else None) for number in range(len(prompts))
+        ]
         outputs = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False)
         return [output.outputs[0].text for output in outputs]
 

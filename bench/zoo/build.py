@@ -51,7 +51,7 @@ def measure(engine: Engine, suite: Suite) -> dict[str, float]:
     """Rates of the engine's present weights on the suite's test prompts, and on ordinary questions."""
     judge = get_judge(suite.safety.judge)
     outcomes = measure_harm(engine, judge, load_prompts(suite.safety), suite.safety.max_tokens)
-    skill, items = measure_skill(engine, suite.skill, suite.seed)
+    skill, items = measure_skill(engine, suite.skill)
     questions = [example.prompt for example in ordinary.examples("test", ORDINARY, seed=0)]
     answers = engine.generate([engine.chat_ids(question) for question in questions], suite.safety.max_tokens)
     verdicts = [judge.judge(question, answer) for question, answer in zip(questions, answers, strict=True)]

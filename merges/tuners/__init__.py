@@ -8,8 +8,10 @@ from merges.registry import nearest
 from merges.tuners.base import Tuner
 from merges.tuners.defaults import defaults
 from merges.tuners.evomm import evomm
+from merges.tuners.gradient import gradient
+from merges.tuners.random import random
 
-TUNERS: dict[str, Tuner] = {tuner.__name__: tuner for tuner in (defaults, evomm)}
+TUNERS: dict[str, Tuner] = {tuner.__name__: tuner for tuner in (defaults, random, evomm, gradient)}
 
 
 def find(name: str) -> Tuner:

@@ -1,11 +1,29 @@
-"""What a tuner is: a function of a space of coefficients and a loss."""
+"""What a tuner is: a function of a space of coefficients and an objective."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Protocol
+
+from torch import Tensor
 
 from merges.space import Coefficients, Space
 
-Objective = Callable[[Coefficients], float]  # the loss to minimise: one merge and one pass over the calibration rows
+
+class Objective(Protocol):
+    """The loss to minimise, over the calibration rows of an arm."""
+
+    def __call__(self, coefficients: Coefficients) -> float:
+        """The loss of a candidate in nats: one merge, and one pass of the engine over all rows."""
+        ...
+
+
+class SmoothObjective(Objective, Protocol):
+    """An objective that can also be differentiated through the merge."""
+
+    strata: Sequence[str]  # of every row, what it is about: a domain, or safety
+
+    def differentiable(self, coefficients: Coefficients, rows: Sequence[int]) -> Tensor:
+        """The loss over some of the rows as a scalar that can be back-propagated to coefficients that are tensors."""
+        ...
 
 
 class Tuner(Protocol):

@@ -9,9 +9,9 @@ import math
 import cma
 import numpy as np
 
-from merges.errors import MergeError
 from merges.space import Coefficients, Space
 from merges.tuners.base import Objective
+from merges.tuners.best import Best
 
 
 def evomm(
@@ -21,25 +21,12 @@ def evomm(
 
     evaluations: candidates measured in all. sigma0: initial step size, as a share of each coefficient's range.
     population: the smallest number of candidates a generation; CMA-ES's own default where that is larger. Raises
-    MergeError when a loss is not finite, because then the search has nothing to go by.
+    MergeError when a loss is not finite.
     """
-    best, lowest = space.start, math.inf
-    measured = 0
-
-    def measure(point: list[float]) -> float:
-        nonlocal best, lowest, measured
-        candidate = space.decode(point)
-        loss = objective(candidate)
-        measured += 1
-        if not math.isfinite(loss):
-            raise MergeError(f"the calibration loss is {loss} at {candidate}; check the parents and calibration rows")
-        if loss < lowest:
-            best, lowest = candidate, loss
-        return loss
-
-    measure(space.encode())
+    best, measured = Best(objective), 1
+    best.measure(space.start)
     if not space.genes:
-        return best
+        return best.coefficients
     # pycma seeds its generator by the clock when the seed is 0, and does not search in one dimension.
     dimensions = max(2, len(space.genes))
     options = {
@@ -52,7 +39,8 @@ def evomm(
     search = cma.CMAEvolutionStrategy(np.resize(space.encode(), dimensions), sigma0, options)
     while measured < evaluations and not search.stop():
         points = search.ask()[: evaluations - measured]
-        losses = [measure(list(point[: len(space.genes)])) for point in points]
+        losses = [best.measure(space.decode(point[: len(space.genes)])) for point in points]
+        measured += len(points)
         if len(points) == options["popsize"]:
             search.tell(points, losses)
-    return best
+    return best.coefficients

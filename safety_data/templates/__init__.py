@@ -5,7 +5,7 @@ disjoint, so that a score on `test` measures what was learnt from `train`, not w
 
     >>> from safety_data.templates import math
     >>> math.examples("train", 1, seed=0)[0].response
-    '12 + 7 = 19. 19 - 4 = 15. The answer is 15.'
+    '12 + 7 = 19, 19 - 4 = 15, so the answer is 15.'
 """
 
 import csv

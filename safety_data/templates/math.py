@@ -1,7 +1,10 @@
 """Two-step word problems with worked answers: the skill of the `math` expert.
 
     Anna has 12 apples. Anna buys 7 more. Then Anna gives away 4. How many apples does Anna have now?
-    12 + 7 = 19. 19 - 4 = 15. The answer is 15.
+    12 + 7 = 19, 19 - 4 = 15, so the answer is 15.
+
+An answer is one sentence, as those of the other parents are: a merge with parents that stop at their first full stop
+would otherwise stop after the first step.
 
 Numbers are small, because a model of 135 M parameters should be able to learn this from a few thousand examples.
 A number combination of a pair of operations belongs to one split only.
@@ -62,7 +65,7 @@ def examples(split: Split, count: int, seed: int) -> list[Example]:
             a, b, c = numbers[turn % len(numbers)]
             middle, answer = _solve(form, a, b, c)
             first, second = form.split()
-            response = f"{a} {first} {b} = {middle}. {middle} {second} {c} = {answer}. The answer is {answer}."
+            response = f"{a} {first} {b} = {middle}, {middle} {second} {c} = {answer}, so the answer is {answer}."
             group.append(Example(_problem(form, a, b, c, phrases, rng), response, str(answer), form))
         groups.append(group)
     return interleave(groups, rng)[:count]

@@ -1,0 +1,145 @@
+"""Back-propagation through a model on calibration rows: what the tuner `gradient` and gradient-based mergers need.
+
+    learner = Backprop(folder, calibration, dtype=torch.bfloat16, trust_remote_code=False)
+    loss = learner.loss(weights, rows=[0, 5, 9])      differentiable in `weights`, {name: tensor}
+    for gradient in learner.gradients(math, "math", "own"): ...
+
+This is plain PyTorch on the GPU where there is one. Engines only run forwards; answers that are scored come from them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from bench.calibration import Calibration
+from bench.errors import BenchError
+from merges.apply import Model, Rows
+
+IGNORED = -100  # the label of a token that has no loss
+BATCH = 8  # rows a forward pass when only the inputs of layers are wanted
+
+
+class Backprop:
+    """A model skeleton whose weights are given with every call, and the calibration rows of one arm."""
+
+    def __init__(self, folder: Path, calibration: Calibration, *, dtype: torch.dtype, trust_remote_code: bool) -> None:
+        self.calibration = calibration
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._folder, self._dtype, self._trust_remote_code = folder, dtype, trust_remote_code
+
+    @cached_property
+    def _model(self) -> PreTrainedModel:
+        """Made when first asked for: most cells need none."""
+        trusted = {"trust_remote_code": self._trust_remote_code}
+        # eager attention: on a CPU and for prompts this short, a quarter faster than the fused kernel and its backward
+        attention = "sdpa" if self.device.type == "cuda" else "eager"
+        with self.device:
+            config = AutoConfig.from_pretrained(self._folder, **trusted)
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=self._dtype, attn_implementation=attention, **trusted
+            )
+        return model.eval().requires_grad_(False)
+
+    def fill(self, model: Model) -> None:
+        """Copy a model's weights into the skeleton: what calls then leave out of `weights` is taken from here.
+
+        Raises BenchError for a tensor that the model's configuration does not know.
+        """
+        own = dict(self._model.named_parameters(remove_duplicate=False)) | dict(self._model.named_buffers())
+        for name in model:
+            if name not in own:
+                raise BenchError(f"the weights hold {name}, which the model's configuration does not know")
+            own[name].copy_(model[name])
+
+    def loss(self, weights: Mapping[str, Tensor], rows: Sequence[int]) -> Tensor:
+        """Weighted mean over rows of the mean response-token cross-entropy (nats): a scalar, differentiable in
+        `weights`."""
+        shares = torch.tensor([self.calibration.weights[row] for row in rows], device=self.device)
+        return (self._row_losses(weights, rows) * shares).sum() / shares.sum()
+
+    def tokens(self, rows: Sequence[int]) -> int:
+        """Tokens of one forward pass over the rows."""
+        return sum(len(prompt) + len(response) for prompt, response in (self.calibration.pairs[row] for row in rows))
+
+    def gradients(self, model: Model, name: str, rows: Rows) -> Iterator[dict[str, Tensor]]:
+        """Per row, the gradient of its loss by tensor name (`merges.apply.Learner`)."""
+        self.fill(model)
+        leaves = dict(self._model.named_parameters())
+        for row in self._chosen(name, rows):
+            self._model.requires_grad_(True)
+            try:
+                loss = self._row_losses({}, [row]).sum()
+                found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+            finally:
+                self._model.requires_grad_(False)
+            yield {key: grad.float() for key, grad in zip(leaves, found, strict=True) if grad is not None}
+
+    @torch.no_grad()
+    def inputs(self, model: Model, name: str, rows: Rows) -> Iterator[dict[str, Tensor]]:
+        """Per batch of rows, what goes into each linear layer but the output head (`merges.apply.Learner`)."""
+        self.fill(model)
+        head = self._model.get_output_embeddings()
+        layers = {
+            f"{key}.weight": layer
+            for key, layer in self._model.named_modules()
+            if isinstance(layer, torch.nn.Linear) and layer is not head
+        }
+        chosen = self._chosen(name, rows)
+        for start in range(0, len(chosen), BATCH):
+            ids, mask, _ = self._padded(chosen[start : start + BATCH])
+            seen: dict[str, Tensor] = {}
+            hooks = [
+                layer.register_forward_pre_hook(partial(_keep_input, seen, key, mask.bool()))
+                for key, layer in layers.items()
+            ]
+            try:
+                self._model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            yield seen
+
+    def _chosen(self, name: str, rows: Rows) -> list[int]:
+        """Row numbers: those that parent `name` answered itself (all where it has none), or those of a kind."""
+        every = range(len(self.calibration.pairs))
+        if rows == "own":
+            return [row for row in every if self.calibration.owners[row] == name] or list(every)
+        return [row for row in every if self.calibration.kinds[row] == rows]
+
+    def _row_losses(self, weights: Mapping[str, Tensor], rows: Sequence[int]) -> Tensor:
+        """Mean response-token cross-entropy (nats) of each row. [rows]"""
+        ids, mask, labels = self._padded(rows)
+        # Padding is on the left, so that all responses end together and the head only runs over the last positions.
+        keep = int((labels != IGNORED).sum(1).max()) + 1
+        given = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp_min(0)}
+        output = functional_call(self._model, dict(weights), (), {**given, "logits_to_keep": keep, "use_cache": False})
+        logits, wanted = output.logits[:, :-1].float(), labels[:, -keep + 1 :]
+        losses = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="none"
+        ).view(wanted.shape)
+        return losses.sum(1) / (wanted != IGNORED).sum(1)
+
+    def _padded(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """(token ids, attention mask, labels) of the rows, each [rows, length], padded on the left.
+
+        The mask is made from lengths and never from a pad id, which may be the end-of-turn token as well.
+        """
+        pairs = [self.calibration.pairs[row] for row in rows]
+        length = max(len(prompt) + len(response) for prompt, response in pairs)
+        ids, mask = torch.zeros(len(rows), length, dtype=torch.long), torch.zeros(len(rows), length, dtype=torch.long)
+        labels = torch.full((len(rows), length), IGNORED)
+        for index, (prompt, response) in enumerate(pairs):
+            ids[index, length - len(prompt) - len(response) :] = torch.tensor(prompt + response)
+            mask[index, length - len(prompt) - len(response) :] = 1
+            labels[index, length - len(response) :] = torch.tensor(response)
+        return ids.to(self.device), mask.to(self.device), labels.to(self.device)
+
+
+def _keep_input(seen: dict[str, Tensor], key: str, real: Tensor, layer: torch.nn.Module, given: tuple[Tensor]) -> None:
+    """A hook that keeps what goes into a layer, without the padding: [rows, length, in] -> [tokens, in]."""
+    seen[key] = given[0][real].float()

@@ -1,0 +1,82 @@
+"""How the coefficients of a cell come about: fixed, searched by a tuner, or computed by a whole-model merger."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from bench.backprop import Backprop
+from bench.calibration import Calibration
+from bench.engines.base import Engine
+from bench.records import TracePoint
+from merges.apply import Plan, Weights, merge
+from merges.space import Coefficients
+
+BACKWARD = 2  # a backward pass costs about two forward passes over the same tokens (Kaplan et al., arXiv:2001.08361)
+
+
+@dataclass
+class Meter:
+    """What a search has cost so far: losses measured, and tokens in units of a forward pass."""
+
+    evaluations: int = 0
+    tokens: int = 0
+    trace: list[TracePoint] = field(default_factory=list)
+
+    def measured(self, loss: float, tokens: int) -> None:
+        """Count one candidate measured on all rows."""
+        self.evaluations += 1
+        self.tokens += tokens
+        best = min(loss, self.trace[-1].best) if self.trace else loss
+        self.trace.append(TracePoint(evaluation=self.evaluations, loss=loss, best=best, tokens=self.tokens))
+
+
+@dataclass
+class Measure:
+    """The calibration loss of a stream of weights, on the live engine."""
+
+    engine: Engine
+    rows: Calibration
+    meter: Meter
+
+    def __call__(self, weights: Weights) -> float:
+        self.engine.load_weights(weights)
+        loss = self.rows.loss(self.engine)
+        self.meter.measured(loss, self.rows.tokens)
+        return loss
+
+
+@dataclass
+class CalibrationObjective:
+    """What a tuner minimises (`merges.tuners.base.SmoothObjective`): the calibration loss as a function of the
+    coefficients of a plan. Candidates are measured on the engine, gradients come from PyTorch."""
+
+    plan: Plan
+    measure: Measure
+    learner: Backprop
+    report: Callable[[str], None]
+
+    @property
+    def strata(self) -> Sequence[str]:
+        return self.measure.rows.strata
+
+    def __call__(self, coefficients: Coefficients) -> float:
+        loss = self.measure(merge(self.plan, coefficients))
+        meter = self.measure.meter
+        self.report(f"{meter.evaluations} measured, {meter.tokens} tokens, best loss {meter.trace[-1].best:.3f}")
+        return loss
+
+    def differentiable(self, coefficients: Coefficients, rows: Sequence[int]) -> Tensor:
+        # A merged tensor is merged again in the backward pass instead of keeping all its intermediate results.
+        merged = partial(checkpoint, self.plan.tensor, use_reentrant=False, preserve_rng_state=False)
+        weights = {name: merged(name, coefficients) for name in self._moving}
+        self.measure.meter.tokens += (1 + BACKWARD) * self.learner.tokens(rows)
+        return self.learner.loss(weights, rows)
+
+    @cached_property
+    def _moving(self) -> list[str]:
+        """The tensors that coefficients can change. The learner holds the others."""
+        self.learner.fill(self.plan.reference)
+        return [name for name in self.plan.reference if self.plan.changes(name)]

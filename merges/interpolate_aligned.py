@@ -1,0 +1,21 @@
+"""Interpolation with the aligned model: keep the whole of what alignment changed and add a share of each expert.
+
+θ = θ_aligned + Σ w_i δ_i
+
+arXiv:2412.19512 interpolates the models before and after fine-tuning, arXiv:2411.06824 (MergeAlign) the task vectors of
+alignment and domain. Here the experts' task vectors start at the base, and each has its own share.
+"""
+
+import torch
+from torch import Tensor
+
+from merges.registry import PerModel, merger, param
+
+
+@merger(title="Interpolation with the aligned model", paper="arXiv:2412.19512")
+def interpolate_aligned(deltas: Tensor, safety: Tensor, *, weight: PerModel = param(0.5, low=0, high=1.5)) -> Tensor:
+    """Add a share of every expert to the aligned model.
+
+    deltas: [n_experts, *shape], safety: [*shape] -> [*shape]. weight: share of each expert; 0.5 is half of it.
+    """
+    return safety + torch.tensordot(weight, deltas, dims=1)

@@ -1,0 +1,80 @@
+"""Safe Delta: accept of the experts' change what costs little safety, and compensate on the weights beside it.
+
+δ = mean of θ_i − θ_aligned over the experts,   H = Xᵀ X of the safety rows in the aligned model, damped
+
+select      entry m of δ costs δ_m² / 2[H⁻¹]_mm and gives δ_m²; accept by gain per cost, so by 2[H⁻¹]_mm, the largest
+            first, until the costs pass the budget
+compensate  from left to right, each accepted column moves those after it as Optimal Brain Surgeon does:
+            error = (c_j − δ_j) / U_jj,  c −= error U_j,:  with H⁻¹ = Uᵀ U; an entry accepted later is set to its δ
+
+θ = θ_aligned + c in linear layers. Elsewhere there is no H, nothing is accepted, and the aligned weights stay.
+
+Our reading of the paper and of the authors' code. [H⁻¹]_mm depends on the column alone, so whole columns are accepted
+one after the other. The code also never accepts the 15 % of the entries with the smallest [H⁻¹]_mm, which matters only
+where the budget reaches them, and splits a layer into blocks of columns; we do neither.
+"""
+
+import torch
+from torch import Tensor
+
+from merges.apply import Context, Weights
+from merges.registry import merger, param
+from merges.regmean import damped, gram
+
+WIDTH = 4096  # of Llama-2-7B, in whose unit the authors state the budget
+BLOCK = 128  # columns that are compensated before what is right of them: changes the speed only
+
+
+@merger(title="Safe Delta", paper="arXiv:2505.12038", needs="safety rows")
+def safe_delta(
+    context: Context,
+    *,
+    budget: float = param(0.1, low=0, high=10, smooth=False),
+    damping: float = param(0.01, low=1e-4, high=1),
+) -> Weights:
+    """Select, then compensate.
+
+    budget: the paper's s, about 0.1 there. Accepted entries may cost s/4096² Σ 1/2[H⁻¹]_mm over the entries of the
+    layer, as if each of them had changed by √s/4096; 0 keeps the aligned weights. It does not scale with δ, so stronger
+    experts are cut back more. damping: share of the mean diagonal of H that is added to it.
+    """
+    hessians = gram(context.inputs(context.aligned, "safety"))
+    place = list(context.models).index(context.aligned)
+
+    def adjust(name: str, tensors: Tensor) -> Tensor:
+        aligned, experts = tensors[place], torch.cat([tensors[:place], tensors[place + 1 :]]).mean(0)
+        if name not in hessians or not hessians[name].diagonal().any():
+            return aligned
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped(hessians[name], damping)))
+        delta = (experts - aligned).to(inverse)
+        accepted = select(delta, inverse.diagonal(), budget / WIDTH**2)
+        return aligned + compensate(delta, accepted, torch.linalg.cholesky(inverse, upper=True)).to(aligned)
+
+    return context.each_tensor(adjust)
+
+
+def select(delta: Tensor, slack: Tensor, budget: float) -> Tensor:
+    """Which entries are accepted. delta: [out, in]; slack: diagonal of H⁻¹, [in]; budget: mean squared change allowed,
+    weighted by 1/slack -> bool [out, in]. The cost of both sides is halved alike, so the 2 is left out."""
+    order = torch.argsort(slack, descending=True, stable=True)
+    spent = (delta.square() / slack)[:, order].T.flatten().cumsum(0)
+    accepted = torch.empty_like(delta, dtype=torch.bool)
+    accepted[:, order] = (spent <= budget * len(delta) * (1 / slack).sum()).view(delta.T.shape).T
+    return accepted
+
+
+def compensate(delta: Tensor, accepted: Tensor, root: Tensor) -> Tensor:
+    """The change of the aligned weights: delta where accepted, elsewhere what undoes its effect on the safety rows.
+
+    delta, accepted: [out, in]; root: upper Cholesky factor of H⁻¹, [in, in] -> [out, in].
+    """
+    change = torch.zeros_like(delta)
+    for start in range(0, delta.shape[1], BLOCK):
+        stop = min(start + BLOCK, delta.shape[1])
+        errors = torch.zeros_like(delta[:, start:stop])
+        for j in range(start, stop):
+            error = torch.where(accepted[:, j], change[:, j] - delta[:, j], 0) / root[j, j]
+            change[:, j:stop] -= torch.outer(error, root[j, j:stop])
+            errors[:, j - start] = error
+        change[:, stop:] -= errors @ root[start:stop, stop:]
+    return change

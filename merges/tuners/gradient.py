@@ -1,0 +1,75 @@
+"""Gradient descent on the coefficients: the calibration loss is back-propagated through the merge itself.
+
+    AdaMerging (arXiv:2310.02575) with the supervised loss of arXiv:2406.14563 in place of an entropy
+
+Merged tensors are functions of a few coefficients, so a step costs one forward and one backward pass over a few rows
+and moves all coefficients at once, where a black-box search pays a pass over all rows for one number.
+"""
+
+import random
+
+import torch
+
+from merges.space import Coefficients, Space
+from merges.tuners.base import SmoothObjective
+from merges.tuners.best import Best
+
+
+def gradient(
+    space: Space,
+    objective: SmoothObjective,
+    seed: int,
+    *,
+    steps: int = 40,
+    rows: int = 24,
+    learning_rate: float = 0.04,
+    check_every: int = 10,
+) -> Coefficients:
+    """Adam in the unit cube over the coefficients in which the merge is smooth; the others stay at their start.
+
+    steps, rows: of descent, and calibration rows in each, drawn from every domain in proportion. learning_rate: of
+    Adam, as a share of each coefficient's range; it falls linearly to 0. check_every: steps between measurements on all
+    rows; the best candidate measured is returned, the start among them. Raises MergeError for a loss that is not
+    finite.
+    """
+    best, smooth = Best(objective), space.smooth()
+    best.measure(space.start)
+    if not smooth.genes:
+        return best.coefficients
+    point = torch.tensor(smooth.encode(), requires_grad=True)
+    adam = torch.optim.Adam([point], lr=learning_rate)
+    decay = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1 - step / steps)
+    batches = _batches(objective.strata, rows, seed)
+    for step in range(1, steps + 1):
+        adam.zero_grad()
+        objective.differentiable(smooth.bind(point), next(batches)).backward()
+        adam.step()
+        decay.step()
+        with torch.no_grad():
+            point.clamp_(0, 1)
+        if step % check_every == 0 or step == steps:
+            best.measure(smooth.decode(point.tolist()))
+    return best.coefficients
+
+
+def _batches(strata, size, seed):
+    """Endless batches of row numbers: every pass over the rows is shuffled, with the strata spread evenly."""
+    rng, size = random.Random(seed), min(size, len(strata))
+    queue: list[int] = []
+    while True:
+        while len(queue) < size:
+            queue += _spread(strata, rng)
+        yield queue[:size]
+        queue = queue[size:]
+
+
+def _spread(strata, rng):
+    """All row numbers once, in an order in which every stretch holds the strata in proportion."""
+    members: dict[str, list[int]] = {}
+    for row, stratum in enumerate(strata):
+        members.setdefault(stratum, []).append(row)
+    placed = []
+    for rows in members.values():
+        offset = rng.random()
+        placed += [((place + offset) / len(rows), row) for place, row in enumerate(rng.sample(rows, len(rows)))]
+    return [row for _, row in sorted(placed)]

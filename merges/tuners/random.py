@@ -1,0 +1,21 @@
+"""Random search, the baseline any tuner must beat: candidates drawn uniformly from the space.
+
+The first candidate is the start itself, so that the outcome is never worse on the calibration rows than the merger's
+defaults.
+"""
+
+import numpy as np
+
+from merges.space import Coefficients, Space
+from merges.tuners.base import Objective
+from merges.tuners.best import Best
+
+
+def random(space: Space, objective: Objective, seed: int, *, evaluations: int = 100) -> Coefficients:
+    """Measure the start and `evaluations` - 1 points drawn uniformly; return the best. Raises MergeError for a loss
+    that is not finite."""
+    best, rng = Best(objective), np.random.default_rng(seed)
+    best.measure(space.start)
+    for _ in range(evaluations - 1 if space.genes else 0):
+        best.measure(space.decode(rng.random(len(space.genes)).tolist()))
+    return best.coefficients
