@@ -15,7 +15,7 @@ from rich.table import Table
 
 from bench import data
 from bench.errors import BenchError
-from bench.suite import ARMS, Suite, did_you_mean, load_ablation, load_suite, suite_names
+from bench.suite import ARMS, Suite, ablation_names, did_you_mean, load_ablation, load_suite, suite_names
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -104,6 +104,7 @@ class Kind(StrEnum):
 
     mergers = "mergers"
     suites = "suites"
+    ablations = "ablations"
     tuners = "tuners"
     judges = "judges"
 
@@ -185,6 +186,10 @@ def _show(frame, out: Path) -> None:
 def _listed(kind: Kind) -> list[tuple[str, str]]:
     if kind is Kind.suites:
         return [(name, load_suite(name).title) for name in suite_names()]
+    if kind is Kind.ablations:
+        return [
+            (name, f"{load_ablation(name).label}: {', '.join(load_ablation(name).suites)}") for name in ablation_names()
+        ]
     if kind is Kind.judges:
         from bench.judges import JUDGES
 

@@ -2,7 +2,7 @@
 
     suite = load_suite("smol")               one of bench/suites/*.yaml
     suite = load_suite("my/suite.yaml")      paths inside it are relative to the file
-    load_ablation("ablation-samples")        a file with a `vary` block: one suite a value
+    load_ablation("samples")                 one of bench/suites/ablations/*.yaml: one suite a value of what it varies
 
 A file that says `extends: smol` (or the path of another) holds only what differs from that suite.
 
@@ -11,6 +11,7 @@ of the format.
 """
 
 import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from bench.errors import BenchError
 
 SUITES = Path(__file__).parent / "suites"
+ABLATIONS = SUITES / "ablations"
 
 Arm = Literal["none", "task", "task+safety"]
 ARMS: tuple[Arm, ...] = ("none", "task", "task+safety")
@@ -230,16 +232,16 @@ def load_suite(name_or_path: str) -> Suite:
 
     Raises BenchError naming the file, the key and the remedy.
     """
-    path = _find(name_or_path)
+    path = _find(name_or_path, SUITES)
     data = _read(path)
     if "vary" in data:
-        raise BenchError(f"the suite {path} is an ablation of several; run it with `python -m bench ablate`")
+        raise BenchError(f"the suite {path} is an ablation; run it with `python -m bench ablate --suite {path.stem}`")
     return check_suite(data, path)
 
 
 def load_ablation(name_or_path: str) -> "Ablation":
     """Read a suite file with a `vary` block: one suite a value, named <suite>.<value>. Raises BenchError."""
-    path = _find(name_or_path)
+    path = _find(name_or_path, ABLATIONS)
     data = _read(path)
     if "vary" not in data:
         raise BenchError(f"the suite {path} has no `vary` block; run it with `python -m bench run --suite {path.stem}`")
@@ -247,7 +249,7 @@ def load_ablation(name_or_path: str) -> "Ablation":
     vary = _checked(Vary, block, path, "vary")
     name = data.get("name", path.stem)
     suites = {
-        value: check_suite(_overlaid(data, changes) | {"name": f"{name}.{value}"}, path)
+        value: check_suite(_overlaid(data, changes) | {"name": f"{name}.{re.sub(r'[^A-Za-z0-9.]+', '-', value)}"}, path)
         for value, changes in vary.values.items()
     }
     return Ablation(str(name), vary.label, vary.methods, vary.arms, suites)
@@ -281,7 +283,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict:
     if "extends" not in data:
         return data
     parent = str(data.pop("extends"))
-    found = _find(parent if parent in suite_names() else str(path.parent / parent))
+    found = _find(parent if parent in suite_names() else str(path.parent / parent), SUITES)
     if found in (*above, path):
         raise BenchError(f"the suite {path} extends itself by way of {parent}")
     return _overlaid(_anchored(_read(found, (*above, path)), found.resolve().parent), data)
@@ -317,7 +319,16 @@ def _anchored(data: Any, folder: Path) -> Any:
 
 def suite_names() -> list[str]:
     """The names of the embedded suites."""
-    return sorted(path.stem for path in SUITES.glob("*.yaml"))
+    return _names(SUITES)
+
+
+def ablation_names() -> list[str]:
+    """The names of the embedded ablations."""
+    return _names(ABLATIONS)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def did_you_mean(name: str, known: Any) -> str:
@@ -326,16 +337,17 @@ def did_you_mean(name: str, known: Any) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(str(k) for k in known)}"
 
 
-def _find(name_or_path: str) -> Path:
-    if name_or_path in suite_names():
-        return SUITES / f"{name_or_path}.yaml"
+def _find(name_or_path: str, folder: Path) -> Path:
+    """The file of an embedded suite of that folder, or of a path."""
+    if name_or_path in _names(folder):
+        return folder / f"{name_or_path}.yaml"
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
         if path.is_file():
             return path
         raise BenchError(f"there is no suite file {path}; `python -m bench list suites` shows the embedded ones")
     raise BenchError(
-        f"unknown suite {name_or_path!r}{did_you_mean(name_or_path, suite_names())} (or give a .yaml path)"
+        f"unknown suite {name_or_path!r}{did_you_mean(name_or_path, _names(folder))} (or give a .yaml path)"
     )
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from bench.backprop import Backprop
-from bench.calibration import Calibration
+from bench.calibration import Calibration, calibration
 from bench.checkpoints import open_checkpoint
 from bench.engines import open_engine
+from bench.suite import Factors, load_suite
 from bench.tuning import CalibrationObjective, Measure, Meter
 from merges.apply import Plan
 from merges.registry import find
@@ -32,7 +33,7 @@ def learner(models):
 @pytest.fixture(scope="module")
 def engine(tiny_models):
     return open_engine(
-        "transformers", tiny_models["base"], dtype="float32", max_length=64, seed=0, trust_remote_code=False
+        "transformers", tiny_models["base"], dtype="float32", max_length=1024, seed=0, trust_remote_code=False
     )
 
 
@@ -126,3 +127,10 @@ def test_ties_is_differentiated_with_its_elected_signs_held():
     mean = [(w1 * a + w2 * b) / total for a, b in ((3.0, 1.0), (0.5, 0.25))]
     expected = [(3.0 - mean[0] + 0.5 - mean[1]) / total, (1.0 - mean[0] + 0.25 - mean[1]) / total]
     assert weight.grad.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_safety_factor_of_zero_is_the_arm_task(engine):
+    suite = load_suite("smol")
+    unweighted = suite.calibration.model_copy(update={"factors": Factors(safety=0)})
+    without = calibration(suite.model_copy(update={"calibration": unweighted}), "task+safety", engine)
+    assert without == calibration(suite, "task", engine) != calibration(suite, "task+safety", engine)

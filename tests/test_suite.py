@@ -7,9 +7,18 @@ import yaml
 
 from bench.checkpoints import open_checkpoint
 from bench.errors import BenchError
-from bench.grid import conditions, fingerprint, merge_cells, parent_cells
-from bench.suite import ARMS, SUITES, check_suite, load_suite, suite_names
-from merges.registry import load_all
+from bench.grid import conditions, fingerprint, merge_cells, parent_cells, sweep_cells
+from bench.suite import (
+    ABLATIONS,
+    ARMS,
+    SUITES,
+    ablation_names,
+    check_suite,
+    load_ablation,
+    load_suite,
+    suite_names,
+)
+from merges.registry import find, load_all
 
 
 @pytest.fixture
@@ -141,3 +150,50 @@ def test_cells_are_methods_times_arms_and_tell_seeds_apart():
     seeded = suite.model_copy(update={"seeds": (1,)})
     assert merge_cells(seeded, "f", [mergers["ties"]], ["none"])[0].fingerprint != cells[0].fingerprint
     assert parent_cells(seeded, "f")[0].fingerprint == parent_cells(suite, "f")[0].fingerprint
+
+
+def test_a_suite_extends_another_and_null_takes_a_key_away(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "extends: smol\nname: mine\nsearch: {groups: 3}\nparents: {chem: null}\n"
+        "skill: {domains: {chem: null}}\ncalibration: {task: {chem: null}}\n"
+    )
+    suite, parent = load_suite(str(path)), load_suite("smol")
+    assert suite.search.groups == 3 and suite.search.tuner == parent.search.tuner
+    assert list(suite.parents) == ["smollm2", "aligned", "math"]
+    assert suite.safety.unsafe.file == parent.safety.unsafe.file and suite.skill.include == parent.skill.include
+    path.write_text("extends: mine.yaml\n")
+    with pytest.raises(BenchError, match="extends itself"):
+        load_suite(str(path))
+
+
+@pytest.mark.parametrize("name", ablation_names())
+def test_every_embedded_ablation_is_several_suites_that_differ_in_one_thing(name):
+    ablation = load_ablation(name)
+    assert len({suite.name for suite in ablation.suites.values()}) == len(ablation.suites) > 1
+    plain = [suite.model_dump(exclude={"name"}) for suite in ablation.suites.values()]
+    assert all(first != second for number, first in enumerate(plain) for second in plain[:number])
+    with pytest.raises(BenchError, match="is an ablation"):
+        load_suite(str(ABLATIONS / f"{name}.yaml"))
+    with pytest.raises(BenchError, match="has no `vary` block"):
+        load_ablation(str(SUITES / "smol.yaml"))
+
+
+def test_a_sweep_is_a_cell_a_ratio_and_scale():
+    suite = load_suite("smol-headline")
+    cells = sweep_cells(suite, "f")
+    assert len(cells) == len(suite.sweep.ratios) * len(suite.sweep.scales) == len({c.fingerprint for c in cells})
+    assert {"sweep:0x1", "sweep:0.3x0.7"} <= {cell.method for cell in cells}
+    assert sweep_cells(load_suite("smol"), "f") == []
+
+
+def test_a_seed_makes_cells_only_where_it_can_change_something():
+    suite = load_suite("smol").model_copy(update={"seeds": (0, 1, 2)})
+    mergers = [find(name) for name in ("linear", "dare_ties", "lm_cocktail", "safe_delta")]
+    cells = [(cell.method, cell.arm) for cell in merge_cells(suite, "f", mergers, ["none", "task", "task+safety"])]
+    assert {cell: cells.count(cell) for cell in cells} == {
+        ("linear", "none"): 1, ("linear", "task"): 3, ("linear", "task+safety"): 3,
+        ("dare_ties", "none"): 3, ("dare_ties", "task"): 3, ("dare_ties", "task+safety"): 3,
+        ("lm_cocktail", "task"): 1, ("lm_cocktail", "task+safety"): 1,
+        ("safe_delta", "task+safety"): 1,
+    }  # fmt: skip
