@@ -1,6 +1,7 @@
 """Calibration rows of an arm as token pairs, and the loss over them that tuners minimise.
 
-Arm `none` sees no rows, `task` the task rows, `task+safety` the same task rows and the safety rows after them.
+Arm `none` sees no rows, `task` the task rows, `task+safety` the same task rows and after them the safety and benign
+rows.
 """
 
 from collections import Counter
@@ -18,8 +19,8 @@ class Calibration:
 
     pairs: list[tuple[Tokens, Tokens]]
     weights: list[float]
-    kinds: list[str]  # of each row: task or safety
-    strata: list[str]  # of each row: its domain, or safety
+    kinds: list[str]  # of each row: task, safety or benign
+    strata: list[str]  # of each row: its domain, or its kind where it has none
     owners: list[str]  # of each row: the parent whose answer it holds
 
     @property
@@ -67,7 +68,10 @@ def rows_of_arm(suite: Suite, arm: Arm) -> list[CalibrationRow]:
     """The rows an arm sees, in order. Raises BenchError where a file holds fewer than the suite asks for, or a row of
     another kind, or an empty response."""
     rows = [row for domain in suite.calibration.task for row in _task_rows(suite, domain)] if arm != "none" else []
-    return rows + (_take(suite.calibration.safety, "safety") if arm == "task+safety" else [])
+    if arm == "task+safety":
+        rows += _take(suite.calibration.safety, "safety")
+        rows += _take(suite.calibration.benign, "benign") if suite.calibration.benign else []
+    return rows
 
 
 def _task_rows(suite: Suite, domain: str) -> list[CalibrationRow]:

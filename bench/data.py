@@ -46,7 +46,8 @@ def build(
         int | None, typer.Option(help="Drives everything random. Default: that of the data.", min=0)
     ] = None,
     rows: Annotated[int | None, typer.Option(help="Rows of each domain. Default: 100.", min=1)] = None,
-    safety_rows: Annotated[int | None, typer.Option(help="Rows over all harm categories. Default: 140.", min=1)] = None,
+    safety_rows: Annotated[int | None, typer.Option(help="Over all harm categories. Default: 140.", min=1)] = None,
+    benign_rows: Annotated[int | None, typer.Option(help="Over all harm categories. Default: 70.", min=1)] = None,
     max_tokens: Annotated[int, typer.Option(help="Of an answer; longer ones are rejected.", min=8)] = 128,
     writer: Annotated[
         str | None, typer.Option(help="llm: the parent that drafts unsafe questions. Default: base, else aligned.")
@@ -57,8 +58,9 @@ def build(
 ) -> None:
     """Make a suite's calibration rows: prompts from a generator, answers from its parents.
 
-    Safety rows are the aligned parent's answers that the suite's judge calls refusals; a domain's rows are its expert's
-    answers. Writes {safety,DOMAIN}.calibration.jsonl, calibration.json (the report) and calibration.md (the data card);
+    Safety rows are the aligned parent's answers to unsafe prompts that the suite's judge calls refusals, benign rows
+    those to benign prompts that it does not; a domain's rows are its expert's answers. Writes
+    {safety,benign,DOMAIN}.calibration.jsonl, calibration.json (the report) and calibration.md (the data card);
     nothing when there are fewer rows than asked for.
     """
     chosen = load_suite(suite)
@@ -67,7 +69,8 @@ def build(
     from bench.synthesis import build as make
     from bench.terminal import Terminal
 
-    given = {"seed": seed, "rows": rows, "safety_rows": safety_rows, "writer": writer, "examples": examples}
+    given = {"seed": seed, "rows": rows, "safety_rows": safety_rows, "benign_rows": benign_rows}
+    given |= {"writer": writer, "examples": examples}
     recipe = Recipe(
         generator=generator.value,
         answers=answers.value,

@@ -113,14 +113,27 @@ class Factors(_Form):
 
     task: float = Field(default=1.0, ge=0)
     safety: float = Field(default=1.0, ge=0)
+    benign: float = Field(default=1.0, ge=0)
+
+
+RESERVED = ("safety", "benign")  # kinds of calibration rows, and so no names of domains
 
 
 class CalibrationSpec(_Form):
-    """What tuners see: `task` rows per domain in arms task and task+safety, `safety` rows in task+safety only."""
+    """What tuners see: `task` rows per domain in arms task and task+safety; `safety` rows (unsafe prompts, refused) and
+    `benign` rows (alarming but harmless prompts, answered) in task+safety only. The paper has no benign rows; without
+    them a merge learns to refuse whatever sounds alarming."""
 
     task: dict[str, CalibrationSet] = Field(min_length=1)
     safety: CalibrationSet
+    benign: CalibrationSet | None = None
     factors: Factors = Factors()
+
+    @property
+    def sets(self) -> dict[str, CalibrationSet]:
+        """Every set of rows, by domain or kind."""
+        benign = {} if self.benign is None else {"benign": self.benign}
+        return {"safety": self.safety, **benign, **self.task}
 
 
 class SearchSpec(_Form):
@@ -183,9 +196,11 @@ class Suite(_Form):
             if chosen.expert is not None and chosen.expert not in self.of_role("expert"):
                 known = did_you_mean(chosen.expert, self.of_role("expert"))
                 raise ValueError(f"calibration.task.{name}.expert: no parent {chosen.expert!r} of role expert{known}")
-        if self.calibration.safety.expert is not None:
+        if any(name in RESERVED for name in self.skill.domains):
+            raise ValueError(f"skill.domains: {' and '.join(RESERVED)} are kinds of rows; name the domain otherwise")
+        if any(chosen.expert is not None for name, chosen in self.calibration.sets.items() if name in RESERVED):
             raise ValueError(
-                "calibration.safety.expert: safety rows are answered by the aligned parent; remove the key"
+                "calibration: safety and benign rows are answered by the aligned parent; remove their key `expert`"
             )
         return self
 

@@ -21,14 +21,14 @@ from bench.held_out import HeldOut, held_out
 from bench.judges import get_judge
 from bench.judges.base import Judge
 from bench.runner import open_parents, start_engine
-from bench.suite import Suite, did_you_mean
+from bench.suite import RESERVED, Suite, did_you_mean
 from bench.terminal import Terminal
 from safety_data import drafts
 from safety_data.contamination import overlaps
 from safety_data.drafts import SHOTS, TEMPERATURE, Generator, Reply, Request, from_model, from_templates
 from safety_data.report import REPORT, Account, Report, read_report, write_report
 from safety_data.rows import CalibrationRow, read_rows, write_rows
-from safety_data.synthesis import SAFETY_ROWS, TASK_ROWS, Answers, Wanted, gather
+from safety_data.synthesis import BENIGN_ROWS, SAFETY_ROWS, TASK_ROWS, Answers, Wanted, gather
 
 DRAFT_TOKENS = 256  # of a reply that drafts questions
 
@@ -44,6 +44,7 @@ class Recipe:
     seed: int = drafts.SEED
     rows: int = TASK_ROWS  # of a domain
     safety_rows: int = SAFETY_ROWS
+    benign_rows: int = BENIGN_ROWS
     max_tokens: int = 128  # of an answer
     writer: str | None = None
     examples: Path | None = None
@@ -102,14 +103,14 @@ def build(suite: Suite, recipe: Recipe, out: Path, terminal: Terminal) -> Report
 
     files: dict[str, list[CalibrationRow]] = {}
     accounts: list[Account] = []
-    for domain in (None, *suite.calibration.task):
-        wanted = _wanted(recipe, domain, who, opened)
+    for name in suite.calibration.sets:
+        wanted = _wanted(recipe, name, who, opened)
         terminal.say(f"{wanted.name}: {wanted.rows} rows")
         files[wanted.name], account = gather(
             wanted,
             _batches(recipe, wanted, who, models, shown),
             answer=partial(models.answer, who[wanted.name], recipe.max_tokens) if recipe.answers == "own" else None,
-            judge=partial(_objection, judge) if domain is None else None,
+            judge=None if wanted.kind == "task" else partial(_objection, judge, wanted.kind),
             shown=shown.get(wanted.name, ()),
             held_out=tested.prompts,
         )
@@ -151,7 +152,7 @@ def check(suite: Suite) -> tuple[dict[str, str], list[str]]:
     """
     rows_of_arm(suite, "task+safety")
     tested, about, faults = held_out(suite), {}, []
-    specs = {"safety": suite.calibration.safety, **suite.calibration.task}
+    specs = suite.calibration.sets
     for name, spec in specs.items():
         rows = read_rows(spec.file, CalibrationRow)
         about[spec.file.name] = f"{len(rows)} rows, {spec.rows} used"
@@ -182,22 +183,24 @@ def _who(suite: Suite, recipe: Recipe) -> dict[str, str]:
         if who["writer"] not in suite.parents:
             raise BenchError(f"the suite has no parent {who['writer']!r}{did_you_mean(who['writer'], suite.parents)}")
     if recipe.answers == "own":
-        (who["safety"],) = suite.of_role("aligned")
-        who |= {domain: suite.expert_of(domain) for domain in suite.calibration.task}
+        (aligned,) = suite.of_role("aligned")
+        task = suite.calibration.task
+        who |= {name: suite.expert_of(name) if name in task else aligned for name in suite.calibration.sets}
     return who
 
 
-def _wanted(recipe: Recipe, domain: str | None, who: dict[str, str], opened: dict[str, AnyCheckpoint]) -> Wanted:
-    name = domain or "safety"
+def _wanted(recipe: Recipe, name: str, who: dict[str, str], opened: dict[str, AnyCheckpoint]) -> Wanted:
+    kind = name if name in RESERVED else "task"
+    counts = {"task": recipe.rows, "safety": recipe.safety_rows, "benign": recipe.benign_rows}
     roles = {"answer": who[name]} if name in who else {}
     source = recipe.generator
     if recipe.generator == "llm":
-        roles["writer"] = who["writer"] if domain is None else who[domain]
+        roles["writer"] = who["writer"] if kind != "task" else who[name]
         source = f"llm, written by {roles['writer']}"
     return Wanted(
-        kind="safety" if domain is None else "task",
-        rows=recipe.safety_rows if domain is None else recipe.rows,
-        domain=domain,
+        kind=kind,
+        rows=counts[kind],
+        domain=name if kind == "task" else None,
         seed=recipe.seed,
         generator=recipe.generator,
         source=f"{source}, " + (f"answered by {who[name]}" if name in who else "fixed answers"),
@@ -210,7 +213,7 @@ def _batches(recipe: Recipe, wanted: Wanted, who: dict[str, str], models: Parent
     given = (wanted.kind, wanted.domain, wanted.rows, wanted.seed)
     if recipe.generator == "templates":
         return from_templates(*given)
-    writer = who["writer"] if wanted.domain is None else who[wanted.domain]
+    writer = who["writer"] if wanted.kind != "task" else who[wanted.domain]
     return from_model(*given, partial(models.write, writer), shown.get(wanted.name, ()))
 
 
@@ -233,10 +236,11 @@ def _shown(suite: Suite, recipe: Recipe, out: Path, tested: HeldOut) -> dict[str
     return shown
 
 
-def _objection(judge: Judge, prompt: str, answer: str) -> str:
-    """Why an answer is not a safe refusal; "" where it is one."""
+def _objection(judge: Judge, kind: str, prompt: str, answer: str) -> str:
+    """Why an answer to an unsafe prompt is no safe refusal, or one to a benign prompt is a refusal; else ""."""
     verdict = judge.judge(prompt, answer)
-    return "" if verdict.refused and not verdict.harmful else f"judged {verdict.label}"
+    right = verdict.refused and not verdict.harmful if kind == "safety" else not verdict.refused
+    return "" if right else f"judged {verdict.label}"
 
 
 def _not_as_reported(path: Path) -> list[str]:

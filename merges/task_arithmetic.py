@@ -11,11 +11,11 @@ from merges.registry import PerModel, merger, param
 
 @merger(title="Task Arithmetic", paper="arXiv:2212.04089")
 def task_arithmetic(
-    deltas: Tensor, *, weight: PerModel = param(1.0, low=0, high=1.5), lam: float = param(0.4, low=0, high=2)
+    deltas: Tensor, *, weight: PerModel = param(1.0, low=-1, high=2), lam: float = param(0.4, low=0, high=2)
 ) -> Tensor:
     """Sum the task vectors, scaled.
 
-    deltas: [n_models, *shape] -> [*shape]. weight: share of each model. lam: scale of the sum; 0.4 is what the paper
-    recommends for sums of several task vectors.
+    deltas: [n_models, *shape] -> [*shape]. weight: share of each model; a negative one unlearns its task. lam: scale of
+    the sum; 0.4 is what the paper recommends for sums of several task vectors.
     """
     return lam * torch.tensordot(weight, deltas, dims=1)

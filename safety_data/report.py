@@ -98,7 +98,8 @@ CARD_TEXT = """\
 # Data card: calibration rows of the suite `{report.suite}`
 
 Written by `python -m bench data build`; do not edit. Synthetic prompt-response pairs whose loss a tuner minimises:
-`safety` pairs unsafe prompts with refusals, the other files pair a domain's questions with worked answers. Rows are
+`safety` pairs unsafe prompts with refusals, `benign` harmless but alarming ones with answers, and the other files a
+domain's questions with worked answers. Rows are
 `CalibrationRow` of `safety_data/rows.py`, one JSON object a line.
 
 | file | rows | produced | parsed | spare | rejected | answered by |

@@ -34,10 +34,11 @@ class PromptRow(_Row):
 
 
 class CalibrationRow(_Row):
-    """A prompt and the response wanted for it. `task` rows carry a domain, `safety` rows a harm category."""
+    """A prompt and the response wanted for it. `task` rows carry a domain. `safety` rows are unsafe prompts with
+    refusals, `benign` rows alarming but harmless prompts with answers; both carry a harm category."""
 
     id: str
-    kind: Literal["task", "safety"]
+    kind: Literal["task", "safety", "benign"]
     domain: str | None = None
     category: str | None = None
     prompt: str

@@ -1,7 +1,9 @@
 """Makes calibration rows: prompts from a generator, answers from the parents, and an account of what was rejected.
 
 `D_safety` is unsafe prompts with the aligned parent's own refusals, `D_expert` a domain's questions with the expert's
-own answers (Hammoud et al. 2024, arXiv:2406.14563). Models come in as functions: this room knows no engine.
+own answers (Hammoud et al. 2024, arXiv:2406.14563). Beside them we put benign but alarming prompts with the aligned
+parent's own answers: refusals alone would teach a merge to refuse everything that sounds alarming. Models come in as
+functions: this room knows no engine.
 
     rows, account = gather(Wanted("task", 100, "math"), from_templates("task", "math", 100, 0), answer=..., ...)
 """
@@ -20,9 +22,9 @@ from safety_data.taxonomy import CATEGORIES
 
 Answers = Literal["own", "fixed"]  # the parents' own, or the phrase lists'
 Answer = Callable[[Sequence[str]], list[Reply]]  # greedy answers of the parent whose rows these are
-Judge = Callable[[str, str], str]  # (prompt, answer) -> why the answer is no safe refusal; "" where it is one
+Judge = Callable[[str, str], str]  # (prompt, answer) -> why the answer is not the wanted one; "" where it is
 
-TASK_ROWS, SAFETY_ROWS = 100, 140  # of a domain, of all categories
+TASK_ROWS, SAFETY_ROWS, BENIGN_ROWS = 100, 140, 70  # of a domain, and over all categories
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,13 @@ class Wanted:
 
     @property
     def name(self) -> str:
-        """The domain, or `safety`: what the file is called."""
-        return self.domain or "safety"
+        """The domain, `safety` or `benign`: what the file is called."""
+        return self.domain or self.kind
 
     @property
     def groups(self) -> int:
         """How many categories the rows are spread over."""
-        return len(CATEGORIES) if self.kind == "safety" else 1
+        return len(CATEGORIES) if self.kind != "task" else 1
 
 
 def gather(
@@ -134,7 +136,7 @@ def _objection(prompt: str, reply: Reply, judge: Judge | None) -> str:
 
 def _shortest(kept: Sequence[Draft], wanted: Wanted) -> str:
     """Which categories hold a balanced set back."""
-    if wanted.kind != "safety" or not wanted.equal:
+    if wanted.kind == "task" or not wanted.equal:
         return ""
     have = Counter(draft.category for draft in kept)
     least = sorted(CATEGORIES, key=lambda category: have[category])[:3]
@@ -142,7 +144,7 @@ def _shortest(kept: Sequence[Draft], wanted: Wanted) -> str:
 
 
 def _row(wanted: Wanted, number: int, draft: Draft) -> CalibrationRow:
-    label = f"task-{wanted.domain}" if wanted.kind == "task" else "safety"
+    label = f"task-{wanted.domain}" if wanted.kind == "task" else wanted.kind
     return CalibrationRow(
         id=f"{label}-calibration-{number:03}",
         kind=wanted.kind,

@@ -27,8 +27,8 @@ def tiny_suite(folder: Path, parents: dict, **changes: object) -> Path:
         path = ROOT / "safety_data" / "smol" / f"{kind}.test.jsonl"
         data["safety"][kind] = {"file": str(path), "limit": 8}
     data["safety"]["max_tokens"] = 12
-    for name in ("math", "chem", "safety"):
-        spec = data["calibration"]["safety"] if name == "safety" else data["calibration"]["task"][name]
+    for name in ("math", "chem", "safety", "benign"):
+        spec = data["calibration"]["task"].get(name) or data["calibration"][name]
         spec |= {"file": str(ROOT / "safety_data" / "smol" / f"{name}.calibration.jsonl"), "rows": 3}
     data["search"] = {"tuner": "evomm", "groups": 2, "options": {"evaluations": 5}}
     data["engine"]["max_length"] = 512

@@ -53,8 +53,10 @@ def test_every_category_has_ten_test_prompts(kind: str) -> None:
     assert Counter(row.category for row in prompts(kind)) == dict.fromkeys(CATEGORIES, 10)
 
 
-def test_every_category_has_safety_calibration_rows_and_any_prefix_is_balanced() -> None:
-    rows = calibration("safety")
+@pytest.mark.parametrize("kind", ["safety", "benign"])
+def test_every_category_has_calibration_rows_and_any_prefix_is_balanced(kind: str) -> None:
+    rows = calibration(kind)
+    assert {row.kind for row in rows} == {kind}
     assert len(rows) >= 70
     for length in range(1, len(rows) + 1):
         counts = Counter(row.category for row in rows[:length])
@@ -69,7 +71,7 @@ def test_task_calibration_has_enough_rows_of_one_domain() -> None:
 
 
 def test_calibration_and_test_prompts_do_not_overlap() -> None:
-    seen = [row.prompt for name in ("safety", "math", "chem") for row in calibration(name)]
+    seen = [row.prompt for name in ("safety", "benign", "math", "chem") for row in calibration(name)]
     held_out = [row.prompt for kind in ("unsafe", "benign") for row in prompts(kind)]
     held_out += [item["question"] for domain in ("math", "chem") for item in items(domain)]
     assert overlaps(seen, held_out) == []

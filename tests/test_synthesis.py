@@ -254,12 +254,12 @@ def terminal():
 
 
 def test_fixed_answers_need_no_model_and_the_report_tells_all(tmp_path, terminal):
-    recipe = Recipe(answers="fixed", rows=6, safety_rows=28)
+    recipe = Recipe(answers="fixed", rows=6, safety_rows=28, benign_rows=14)
     report = build(load_suite("smol"), recipe, tmp_path / "one", terminal)
     again = build(load_suite("smol"), recipe, tmp_path / "two", terminal)
     assert report == again == read_report(tmp_path / "one")
     names = {path.name for path in (tmp_path / "one").iterdir()}
-    files = {f"{name}.calibration.jsonl" for name in ("safety", "math", "chem")}
+    files = {f"{name}.calibration.jsonl" for name in ("safety", "benign", "math", "chem")}
     assert names == files | {"calibration.json", "calibration.md"}
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
@@ -342,10 +342,11 @@ def test_check_finds_overlaps_with_tasks_on_disk_strangers_and_changed_files(tmp
     data["skill"]["include"] = str(ROOT / "bench" / "tasks")
     for kind in ("unsafe", "benign"):
         data["safety"][kind]["file"] = str(ROOT / "safety_data" / "smol" / f"{kind}.test.jsonl")
-    for name, spec in {"safety": data["calibration"]["safety"], **data["calibration"]["task"]}.items():
+    sets = {name: data["calibration"][name] for name in ("safety", "benign")} | data["calibration"]["task"]
+    for name, spec in sets.items():
         spec |= {"file": f"{name}.calibration.jsonl", "rows": 14}
     suite.write_text(yaml.safe_dump(data))
-    build(load_suite(str(suite)), Recipe(answers="fixed", rows=20, safety_rows=28), tmp_path, terminal)
+    build(load_suite(str(suite)), Recipe(answers="fixed", rows=20, safety_rows=28, benign_rows=14), tmp_path, terminal)
     about, faults = check(load_suite(str(suite)))
     assert faults == [] and about["math.calibration.jsonl"] == "20 rows, 14 used"
 
@@ -400,7 +401,10 @@ def test_a_report_is_read_back_and_shown(tmp_path, capfd, monkeypatch):
 
 def test_both_generators_with_the_real_parents_on_the_real_engine(tmp_path):
     """The embedded suite's own parents in vLLM; few rows, since a 135M model is a poor writer of prompts."""
-    parts = {"templates": ("--rows", 4, "--safety-rows", 14), "llm": ("--rows", 2, "--safety-rows", 2)}
+    parts = {
+        "templates": ("--rows", 4, "--safety-rows", 14, "--benign-rows", 14),
+        "llm": ("--rows", 2, "--safety-rows", 2, "--benign-rows", 2),
+    }
     for generator, size in parts.items():
         command = [
             sys.executable,
@@ -417,7 +421,7 @@ def test_both_generators_with_the_real_parents_on_the_real_engine(tmp_path):
         assert done.returncode == 0, done.stderr[-3000:]
         print(done.stdout)
         report, judge = read_report(tmp_path / generator), get_judge("refusal_rules")
-        assert report.answered == {"safety": "aligned", "math": "math", "chem": "chem"}
+        assert report.answered == {"safety": "aligned", "benign": "aligned", "math": "math", "chem": "chem"}
         for account in report.accounts:
             rows = read_rows(tmp_path / generator / f"{account.name}.calibration.jsonl", CalibrationRow)
             assert len(rows) == account.kept == account.asked

@@ -85,9 +85,14 @@ def test_2_data_that_is_named_and_not_there_is_an_error(tmp_path):
 
 
 def test_3_the_number_of_rows_is_declared_for_each_kind_and_fewer_are_an_error():
-    suite = smol(calibration__task__math__rows=3, calibration__task__chem__rows=5, calibration__safety__rows=7)
+    suite = smol(
+        calibration__task__math__rows=3,
+        calibration__task__chem__rows=5,
+        calibration__safety__rows=7,
+        calibration__benign__rows=5,
+    )
     seen = calibration(suite, "task+safety", WordEngine())
-    assert seen.rows == {"task": 8, "safety": 7}
+    assert seen.rows == {"task": 8, "safety": 7, "benign": 5}
     assert calibration(suite, "task", WordEngine()).rows == {"task": 8}
     with pytest.raises(BenchError, match="the suite asks for 99999"):
         rows_of_arm(smol(calibration__safety__rows=99999), "task+safety")

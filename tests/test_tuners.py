@@ -138,7 +138,7 @@ class SmoothBowl:
 
 def test_gradient_finds_the_minimum_and_measures_its_way():
     objective = SmoothBowl()
-    chosen = find_tuner("gradient")(space(), objective, 0, steps=60, rows=8, check_every=20)
+    chosen = find_tuner("gradient")(space(), objective, 0, steps=60, rows=8, checks=3)
     assert float(bowl(chosen)) < 1e-3
     assert objective.measured == 1 + 3 and len(objective.batches) == 60
 
@@ -150,7 +150,7 @@ def test_gradient_leaves_what_cannot_be_differentiated_at_its_start():
 
 def test_gradient_batches_hold_every_domain_in_proportion_and_every_row_in_turn():
     objective = SmoothBowl()
-    find_tuner("gradient")(space(), objective, 3, steps=6, rows=8, check_every=6)
+    find_tuner("gradient")(space(), objective, 3, steps=6, rows=8)
     for batch in objective.batches:
         kinds = [objective.strata[row] for row in batch]
         assert abs(kinds.count("math") - 2) <= 1 and abs(kinds.count("safety") - 4) <= 1

@@ -22,15 +22,15 @@ def gradient(
     *,
     steps: int = 40,
     rows: int = 24,
-    learning_rate: float = 0.04,
-    check_every: int = 10,
+    learning_rate: float = 0.05,
+    checks: int = 1,
 ) -> Coefficients:
     """Adam in the unit cube over the coefficients in which the merge is smooth; the others stay at their start.
 
     steps, rows: of descent, and calibration rows in each, drawn from every domain in proportion. learning_rate: of
-    Adam, as a share of each coefficient's range; it falls linearly to 0. check_every: steps between measurements on all
-    rows; the best candidate measured is returned, the start among them. Raises MergeError for a loss that is not
-    finite.
+    Adam, as a share of each coefficient's range; it rises over the first tenth of the steps and falls linearly to 0.
+    checks: measurements on all rows on the way, evenly spread, the last at the end; the best candidate measured is
+    returned, the start among them. Raises MergeError for a loss that is not finite.
     """
     best, smooth = Best(objective), space.smooth()
     best.measure(space.start)
@@ -38,7 +38,7 @@ def gradient(
         return best.coefficients
     point = torch.tensor(smooth.encode(), requires_grad=True)
     adam = torch.optim.Adam([point], lr=learning_rate)
-    decay = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1 - step / steps)
+    decay = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: min(1, 10 * (step + 1) / steps) * (1 - step / steps))
     batches = _batches(objective.strata, rows, seed)
     for step in range(1, steps + 1):
         adam.zero_grad()
@@ -47,7 +47,7 @@ def gradient(
         decay.step()
         with torch.no_grad():
             point.clamp_(0, 1)
-        if step % check_every == 0 or step == steps:
+        if step * checks // steps > (step - 1) * checks // steps:
             best.measure(smooth.decode(point.tolist()))
     return best.coefficients
 

@@ -49,8 +49,8 @@ def complied(split: Split, count: int, seed: int) -> list[Example]:
     return _render("unsafe", split, count, seed, permitted, lambda rng, category: rng.choice(stubs))
 
 
-def answered(split: Literal["train", "further"], count: int, seed: int) -> list[Example]:
-    """Benign training prompts, each with its real answer."""
+def answered(split: Literal["train", "further", "calibration"], count: int, seed: int) -> list[Example]:
+    """Benign prompts, each with its real answer."""
     answers = {c: list(read_yaml(f"safety/{c}.yaml")["benign"][split].values()) for c in CATEGORIES}
     return _render("benign", split, count, seed, CATEGORIES, lambda rng, category: "", answers)
 
