@@ -44,7 +44,7 @@ def calibration(suite: Suite, arm: Arm, engine: Engine) -> Calibration:
 
     Raises BenchError for a row that does not fit the engine's length, or when nothing is left.
     """
-    kept = [row for row in rows_of_arm(suite, arm) if getattr(suite.calibration.factors, row.kind) > 0]
+    kept = [row for row in rows_of_arm(suite, arm) if suite.calibration.factors.of(row.kind) > 0]
     if not kept:
         raise BenchError("calibration.factors leave no calibration row with a weight; give one kind a factor above 0")
     pairs = [(engine.chat_ids(row.prompt), engine.response_ids(row.response)) for row in kept]
@@ -57,7 +57,7 @@ def calibration(suite: Suite, arm: Arm, engine: Engine) -> Calibration:
     (aligned,) = suite.of_role("aligned")
     return Calibration(
         pairs=pairs,
-        weights=[getattr(suite.calibration.factors, row.kind) for row in kept],
+        weights=[suite.calibration.factors.of(row.kind) for row in kept],
         kinds=[row.kind for row in kept],
         strata=[row.domain or row.kind for row in kept],
         owners=[suite.expert_of(row.domain) if row.kind == "task" else aligned for row in kept],

@@ -109,11 +109,14 @@ class CalibrationSet(_Form):
 
 
 class Factors(_Form):
-    """The weight of a row in the calibration loss, by its kind."""
+    """The weight of a row in the calibration loss: `safety` is that of safety and of benign rows."""
 
     task: float = Field(default=1.0, ge=0)
     safety: float = Field(default=1.0, ge=0)
-    benign: float = Field(default=1.0, ge=0)
+
+    def of(self, kind: str) -> float:
+        """The weight of a row of that kind."""
+        return self.task if kind == "task" else self.safety
 
 
 RESERVED = ("safety", "benign")  # kinds of calibration rows, and so no names of domains

@@ -51,9 +51,7 @@ def disjoint_mean(deltas: Tensor, weight: Tensor) -> Tensor:
 
     deltas: [n_models, *shape], weight: [n_models], none negative -> [*shape].
     """
-    shares = weight.reshape(-1, *[1] * (deltas.dim() - 1))
-    votes = shares * deltas
-    elected = torch.where(votes.sum(0) >= 0, 1.0, -1.0)
-    agreeing = (votes * elected).clamp_min_(0)  # the vote's size where its sign is the elected one, else 0
-    total = (shares * agreeing.sign()).sum(0)
-    return elected * agreeing.sum(0) / torch.where(total > 0, total, 1.0)
+    elected = torch.where(torch.tensordot(weight, deltas, dims=1) >= 0, 1.0, -1.0)
+    agreeing = (deltas * elected).clamp_min_(0)  # the magnitude where the sign is the elected one, else 0
+    total = torch.tensordot(weight, agreeing.sign(), dims=1)
+    return elected * torch.tensordot(weight, agreeing, dims=1) / torch.where(total > 0, total, 1.0)
