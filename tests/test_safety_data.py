@@ -16,7 +16,7 @@ from safety_data.contamination import normalise, overlaps
 from safety_data.drafts import SEED, from_templates
 from safety_data.report import read_report
 from safety_data.rows import CalibrationRow, DataError, PromptRow, read_rows
-from safety_data.synthesis import SAFETY_ROWS, TASK_ROWS
+from safety_data.synthesis import BENIGN_ROWS, SAFETY_ROWS, TASK_ROWS
 from safety_data.taxonomy import CATEGORIES, REFUSAL_ONLY
 from safety_data.templates import SPLITS, Example, chem, math, ordinary, read_table, read_yaml, safety
 from safety_data.templates.compounds import salt
@@ -78,15 +78,17 @@ def test_calibration_and_test_prompts_do_not_overlap() -> None:
 
 
 def test_shipped_calibration_prompts_are_of_the_calibration_split() -> None:
-    for kind, domain in (("safety", None), ("task", "math"), ("task", "chem")):
-        name, wanted = domain or "safety", {"task": TASK_ROWS, "safety": SAFETY_ROWS}[kind]
+    counts = {"task": TASK_ROWS, "safety": SAFETY_ROWS, "benign": BENIGN_ROWS}
+    for kind, domain in (("safety", None), ("benign", None), ("task", "math"), ("task", "chem")):
+        name, wanted = domain or kind, counts[kind]
         drafted = {draft.prompt for batch in from_templates(kind, domain, wanted, SEED) for draft in batch.drafts}
         assert {row.prompt for row in calibration(name)} <= drafted
 
 
 def test_shipped_responses_are_the_shipped_parents_own(smollm2: Path) -> None:
     report, base = read_report(SMOL), open_checkpoint(smollm2)
-    assert report.answers == "own" and report.answered == {"safety": "aligned", "math": "math", "chem": "chem"}
+    owners = {"safety": "aligned", "benign": "aligned", "math": "math", "chem": "chem"}
+    assert report.answers == "own" and report.answered == owners
     parents = {name: open_adapter(ADAPTERS / name, base).sha256 for name in report.parents}
     assert report.parents == parents, "a parent was trained again: python -m bench data build"
     for name, parent in report.answered.items():
