@@ -6,7 +6,7 @@ METHOD ?= ties
 SUITE ?= smol
 OUT ?= results
 ARMS ?=
-SEEDS ?=
+SEED ?=
 ENGINE ?=
 EXTRA ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 PYTHON ?= python3
@@ -16,7 +16,7 @@ RUN = .venv/bin/python
 
 bench: setup
 	@$(RUN) -m bench run --method "$(METHOD)" --suite "$(SUITE)" --out "$(OUT)" \
-	  $(if $(ARMS),--arms "$(ARMS)") $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(ENGINE),--engine "$(ENGINE)")
+	  $(if $(ARMS),--arms "$(ARMS)") $(if $(SEED),--seed "$(SEED)") $(if $(ENGINE),--engine "$(ENGINE)")
 
 leaderboard: setup
 	@$(RUN) -m bench leaderboard --out "$(OUT)"

@@ -36,8 +36,8 @@ def run(
     arms: Annotated[
         str | None, typer.Option(help="Comma list of none, task, task+safety. Default: the suite's.")
     ] = None,
-    seeds: Annotated[
-        str | None, typer.Option(help="Comma list; each drives everything random in a run. Default: the suite's.")
+    seed: Annotated[
+        str | None, typer.Option(help="Drives everything random; a comma list runs each. Default: the suite's.")
     ] = None,
     engine: Annotated[str | None, typer.Option(help="vllm or transformers. Default: the suite's.")] = None,
     out: OUT = Path("results"),
@@ -46,7 +46,7 @@ def run(
 
     Finished cells under OUT are kept: the same command again computes only what is missing.
     """
-    chosen = _with(load_suite(suite), seeds=seeds, engine=engine)
+    chosen = _with(load_suite(suite), seeds=seed, engine=engine)
     wanted = _arms(arms) if arms else chosen.arms
     from bench.runner import run as run_suite
     from bench.terminal import Terminal
@@ -64,7 +64,7 @@ def run(
 @app.command()
 def ablate(
     suite: Annotated[str, typer.Option(help="Suite file with a `vary` block: embedded, or its path.")],
-    seeds: Annotated[str | None, typer.Option(help="Comma list. Default: the suite's.")] = None,
+    seed: Annotated[str | None, typer.Option(help="One or a comma list. Default: the suite's.")] = None,
     out: OUT = Path("results"),
 ) -> None:
     """Run what a suite file varies, one suite a value, and plot refusals, skill and over-refusal against it.
@@ -78,7 +78,7 @@ def ablate(
 
     terminal, fingerprints, failed = Terminal(), {}, {}
     for value, varied in chosen.suites.items():
-        varied = _with(varied, seeds=seeds, engine=None)
+        varied = _with(varied, seeds=seed, engine=None)
         outcome = run_suite(varied, chosen.methods, chosen.arms, out, terminal)
         fingerprints[value] = outcome.fingerprint
         failed |= {f"{varied.name}, {cell}": reason for cell, reason in outcome.failed.items()}
@@ -163,7 +163,7 @@ def _names(text: str) -> list[str]:
 
 def _seeds(text: str) -> tuple[int, ...]:
     if not all(name.isdecimal() and int(name) < 2**31 for name in _names(text)) or not _names(text):
-        raise BenchError(f"--seeds {text!r}: want whole numbers from 0, with commas between, such as 0,1,2")
+        raise BenchError(f"--seed {text!r}: want whole numbers from 0, with commas between, such as 0,1,2")
     return tuple(dict.fromkeys(int(name) for name in _names(text)))
 
 

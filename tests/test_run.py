@@ -118,7 +118,7 @@ def test_the_same_suite_gives_the_same_record_and_a_seed_changes_what_is_random(
     assert bench(*arguments, "--out", tmp_path / "same").returncode == 0
     assert {(record.method, record.arm): outcome(record) for record in read_records(tmp_path / "same")} == first
 
-    assert bench(*arguments, "--out", tmp_path / "seeded", "--seeds", 1).returncode == 0
+    assert bench(*arguments, "--out", tmp_path / "seeded", "--seed", 1).returncode == 0
     seeded = {(record.method, record.arm): outcome(record) for record in read_records(tmp_path / "seeded")}
     changed = {key for key in first if first[key] | {"cell": ""} != seeded[key] | {"cell": ""}}
     # Linear without data and LM-Cocktail draw nothing; DARE draws masks, and the search draws candidates.
