@@ -125,6 +125,28 @@ def test_the_same_suite_gives_the_same_record_and_a_seed_changes_what_is_random(
     assert changed == {("dare_ties", "none"), ("dare_ties", "task+safety"), ("linear", "task+safety")}
 
 
+def test_an_ablation_runs_every_value_beside_the_sweep_and_plots_it(tmp_path, parents):
+    search = {"tuner": "gradient", "groups": "tensor", "options": {"steps": 2, "rows": 4}}
+    sweep = {"ratios": [0, 1], "scales": [0.5]}
+    vary = {
+        "label": "steps", "methods": ["resta", "fisher"], "arms": ["task+safety"],
+        "values": {"2": {}, "4": {"search": {"options": {"steps": 4}}}},
+    }  # fmt: skip
+    suite = tiny_suite(tmp_path, parents, search=search, sweep=sweep, vary=vary)
+    done = bench("ablate", "--suite", suite, "--seed", "0,1", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr[-3000:]
+    records = read_records(tmp_path / "out")
+    cells = {(r.suite, r.method, r.arm, r.seed) for r in records if not r.method.startswith("parent:")}
+    tuned = {("resta", "task+safety", seed) for seed in (0, 1)}
+    rest = {("fisher", "task+safety", 0), ("sweep:0x0.5", "none", 0), ("sweep:1x0.5", "none", 0)}
+    assert cells == {(name, *cell) for name in ("tiny.2", "tiny.4") for cell in tuned | rest}
+    trace = next(r.tuning for r in records if r.method == "resta" and r.suite == "tiny.4").trace
+    assert len(trace) == 2 and trace[1].tokens > 2 * trace[0].tokens > 0  # both measured on all rows, steps in between
+    assert trace[1].best <= trace[0].best == trace[0].loss
+    assert (tmp_path / "out" / "plots" / "tiny.png").stat().st_size > 10_000
+    assert "scalar-ratio frontier" in (tmp_path / "out" / "leaderboard.md").read_text()
+
+
 def test_the_transformers_engine_walks_the_same_way(tmp_path, parents):
     suite = tiny_suite(tmp_path, parents)
     done = bench(
