@@ -77,7 +77,7 @@ def test_a_run_leaves_records_tables_and_plots(walked):
     assert list(rows[0])[:6] == ["suite", "method", "tuner", "arm", "seed", "skill_mean"]
     assert (out / "leaderboard.md").read_text().startswith("# `tiny`")
     assert all(path.stat().st_size > 10_000 for path in (out / "plots").glob("*.png"))
-    assert {path.name for path in (out / "plots").iterdir()} == {"frontier.png", "skill.png"}
+    assert {path.name for path in (out / "plots").iterdir()} == {"frontier.png", "skill.png", "trace.png"}
     assert "linear" in done.stdout and max(map(len, done.stdout.splitlines()[:-1])) <= 80
     assert "WARNING" not in done.stderr + done.stdout  # the libraries' noise is in the log
 
@@ -88,7 +88,7 @@ def test_a_record_holds_every_outcome_and_how_it_came_about(walked):
     tuned = records[("dare_ties", "task+safety")]
     assert len(tuned.prompts) == 16 and len(tuned.items) == 12
     assert tuned.tuning.tuner == "evomm" and len(tuned.tuning.trace) == tuned.costs.evaluations == 5
-    assert tuned.tuning.rows == {"task": 6, "safety": 3}
+    assert tuned.tuning.rows == {"task": 6, "safety": 3, "benign": 3}
     assert min(point.loss for point in tuned.tuning.trace) == tuned.tuning.trace[-1].best
     assert set(tuned.tuning.coefficients) == {"layers 0-0", "layers 1-1"}
     assert {parent.name: parent.role for parent in tuned.parents} == {"base": "base", "a": "aligned", "b": "expert"}
