@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from bench.calibration import Calibration
-from bench.errors import BenchError
+from bench.engines.transformers import fill, new_model
 from merges.apply import Model, Rows
 
 IGNORED = -100  # the label of a token that has no loss
@@ -35,26 +35,21 @@ class Backprop:
     @cached_property
     def _model(self) -> PreTrainedModel:
         """Made when first asked for: most cells need none."""
-        trusted = {"trust_remote_code": self._trust_remote_code}
         # eager attention: on a CPU and for prompts this short, a quarter faster than the fused kernel and its backward
-        attention = "sdpa" if self.device.type == "cuda" else "eager"
-        with self.device:
-            config = AutoConfig.from_pretrained(self._folder, **trusted)
-            model = AutoModelForCausalLM.from_config(
-                config, dtype=self._dtype, attn_implementation=attention, **trusted
-            )
-        return model.eval().requires_grad_(False)
+        return new_model(
+            self._folder,
+            self.device,
+            dtype=self._dtype,
+            attn_implementation="sdpa" if self.device.type == "cuda" else "eager",
+            trust_remote_code=self._trust_remote_code,
+        )
 
     def fill(self, model: Model) -> None:
         """Copy a model's weights into the skeleton: what calls then leave out of `weights` is taken from here.
 
-        Raises BenchError for a tensor that the model's configuration does not know.
+        Raises BenchError where they are not those of the model's configuration.
         """
-        own = dict(self._model.named_parameters(remove_duplicate=False)) | dict(self._model.named_buffers())
-        for name in model:
-            if name not in own:
-                raise BenchError(f"the weights hold {name}, which the model's configuration does not know")
-            own[name].copy_(model[name])
+        fill(self._model, model.items())
 
     def loss(self, weights: Mapping[str, Tensor], rows: Sequence[int]) -> Tensor:
         """Weighted mean over rows of the mean response-token cross-entropy (nats): a scalar, differentiable in
@@ -117,7 +112,8 @@ class Backprop:
         # Padding is on the left, so that all responses end together and the head only runs over the last positions.
         keep = int((labels != IGNORED).sum(1).max()) + 1
         given = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp_min(0)}
-        output = functional_call(self._model, dict(weights), (), {**given, "logits_to_keep": keep, "use_cache": False})
+        held = {name: tensor.to(self.device) for name, tensor in weights.items()}  # merging happens on the CPU
+        output = functional_call(self._model, held, (), {**given, "logits_to_keep": keep, "use_cache": False})
         logits, wanted = output.logits[:, :-1].float(), labels[:, -keep + 1 :]
         losses = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="none"

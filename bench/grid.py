@@ -98,7 +98,7 @@ def sweep_cells(suite: Suite, suite_fingerprint: str) -> list[Cell]:
     """The scalar-ratio frontier: weight r for every expert beside 1 - r for the aligned parent, times a scale."""
     if suite.sweep is None:
         return []
-    merger, cells = find(suite.sweep.method), []
+    merger, cells = find("task_arithmetic"), []
     for scale in suite.sweep.scales:
         options = merger.check_options(suite.methods.get(merger.name, {}) | {"lam": scale})
         for ratio in suite.sweep.ratios:

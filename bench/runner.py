@@ -53,7 +53,7 @@ def run(suite: Suite, methods: Sequence[str], arms: Sequence[Arm], out: Path, te
     mergers = find_mergers(methods)
     judge = get_judge(suite.safety.judge)
     prompts = load_prompts(suite.safety)
-    check_suite_data(suite)
+    unchecked = check_suite_data(suite)
     log = out / "logs" / "run.log"
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +64,8 @@ def run(suite: Suite, methods: Sequence[str], arms: Sequence[Arm], out: Path, te
     terminal.say(
         f"suite {suite.name}, seed {', '.join(map(str, suite.seeds))}, engine {suite.engine.name}; log in {log}"
     )
+    if unchecked:
+        terminal.say(f"not on disk, so calibration prompts were not compared with: {', '.join(unchecked)}")
     with terminal.captured(log):
         parents = open_parents(suite, terminal)
         condition = conditions(suite, parents)
@@ -102,8 +104,9 @@ def find_mergers(methods: Sequence[str]) -> list[Merger]:
     return list(load_all().values()) if list(methods) == ["all"] else [find(name) for name in dict.fromkeys(methods)]
 
 
-def check_suite_data(suite: Suite) -> None:
-    """Everything a suite names that can be checked without a model. Raises BenchError, MergeError or DataError."""
+def check_suite_data(suite: Suite) -> list[str]:
+    """Everything a suite names that can be checked without a model. Returns the tasks whose test items are not on disk,
+    so that no calibration prompt could be compared with them. Raises BenchError, MergeError or DataError."""
     check_engine(suite.engine.name)
     tuners.check_options(suite.search.tuner, suite.search.options)
     for name, options in suite.methods.items():
@@ -111,13 +114,15 @@ def check_suite_data(suite: Suite) -> None:
     for domain in suite.skill.domains.values():
         find_task(domain.task, suite.skill.include)
     rows = rows_of_arm(suite, "task+safety")
-    found = overlaps([row.prompt for row in rows], held_out(suite).prompts)
+    tested = held_out(suite)
+    found = overlaps([row.prompt for row in rows], tested.prompts)
     if found:
         kind, seen, tested = found[0]
         raise BenchError(
             f"{len(found)} calibration prompts overlap with test prompts ({kind}: {seen[:60]!r} and {tested[:60]!r}); "
             "calibration and test must be disjoint"
         )
+    return tested.unchecked
 
 
 def open_parents(suite: Suite, terminal: Terminal) -> dict[str, AnyCheckpoint]:

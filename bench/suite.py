@@ -149,10 +149,9 @@ class SearchSpec(_Form):
 
 
 class SweepSpec(_Form):
-    """The scalar-ratio frontier: a merger with parameters `weight` and `lam`, at every ratio r (weight r for each
-    expert, 1 - r for the aligned parent) and every scale `lam`. A method's worth is what it gains over this curve."""
+    """The scalar-ratio frontier: task arithmetic at every ratio r (weight r for each expert, 1 - r for the aligned
+    parent) and every scale `lam`. A method's worth is what it gains over this curve."""
 
-    method: str = "task_arithmetic"
     ratios: tuple[Annotated[float, Field(ge=0, le=1, multiple_of=0.001)], ...] = Field(min_length=2)
     scales: tuple[Annotated[float, Field(gt=0, multiple_of=0.001)], ...] = Field(default=(1.0,), min_length=1)
 
@@ -253,7 +252,9 @@ def load_suite(name_or_path: str) -> Suite:
     path = _find(name_or_path, SUITES)
     data = _read(path)
     if "vary" in data:
-        raise BenchError(f"the suite {path} is an ablation; run it with `python -m bench ablate --suite {path.stem}`")
+        raise BenchError(
+            f"the suite {path} is an ablation; run it with `python -m bench ablate --suite {name_or_path}`"
+        )
     return check_suite(data, path)
 
 
@@ -262,7 +263,9 @@ def load_ablation(name_or_path: str) -> "Ablation":
     path = _find(name_or_path, ABLATIONS)
     data = _read(path)
     if "vary" not in data:
-        raise BenchError(f"the suite {path} has no `vary` block; run it with `python -m bench run --suite {path.stem}`")
+        raise BenchError(
+            f"the suite {path} has no `vary` block; run it with `python -m bench run --suite {name_or_path}`"
+        )
     block = data.pop("vary")
     vary = _checked(Vary, block, path, "vary")
     name = data.get("name", path.stem)

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from safety_data.contamination import overlaps
 from safety_data.drafts import SEED, SKILLS, SPARE, from_templates
 from safety_data.rows import DataError, PromptRow, write_rows
-from safety_data.synthesis import SAFETY_ROWS, TASK_ROWS
+from safety_data.synthesis import BENIGN_ROWS, SAFETY_ROWS, TASK_ROWS
 from safety_data.templates import Example, chem, math, ordinary, safety
 
 SAMPLE = 40_000  # more than any training mix draws: every topic with every template
@@ -88,7 +88,8 @@ def check_disjoint(files: dict[Path, Built]) -> None:
     rows = [row for built in files.values() for row in built.rows]
     test = [row.prompt for row in rows if isinstance(row, PromptRow)]
     test += [row.question for row in rows if isinstance(row, Item)]
-    sets = [("safety", None, SAFETY_ROWS), *(("task", domain, TASK_ROWS) for domain in SKILLS)]
+    sets = [("safety", None, SAFETY_ROWS), ("benign", None, BENIGN_ROWS)]
+    sets += [("task", domain, TASK_ROWS) for domain in SKILLS]
     batches = [batch for kind, domain, count in sets for batch in from_templates(kind, domain, count, SEED)]
     calibration = [draft.prompt for batch in batches for draft in batch.drafts]
     generators = (safety.refused, math.examples, chem.examples, ordinary.examples)
