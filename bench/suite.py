@@ -367,6 +367,9 @@ def _find(name_or_path: str, folder: Path) -> Path:
         if path.is_file():
             return path
         raise BenchError(f"there is no suite file {path}; `python -m bench list suites` shows the embedded ones")
+    other, command = (ABLATIONS, "ablate") if folder == SUITES else (SUITES, "run")
+    if name_or_path in _names(other):
+        raise BenchError(f"{name_or_path} is a suite for `python -m bench {command} --suite {name_or_path}`")
     raise BenchError(
         f"unknown suite {name_or_path!r}{did_you_mean(name_or_path, _names(folder))} (or give a .yaml path)"
     )

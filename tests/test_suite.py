@@ -179,6 +179,13 @@ def test_every_embedded_ablation_is_several_suites_that_differ_in_one_thing(name
         load_ablation(str(SUITES / "smol.yaml"))
 
 
+def test_a_suite_and_an_ablation_taken_for_each_other_name_the_right_command():
+    with pytest.raises(BenchError, match="samples is a suite for `python -m bench ablate --suite samples`"):
+        load_suite("samples")
+    with pytest.raises(BenchError, match="smol is a suite for `python -m bench run --suite smol`"):
+        load_ablation("smol")
+
+
 def test_a_sweep_is_a_cell_a_ratio_and_scale():
     suite = load_suite("smol-headline")
     cells = sweep_cells(suite, "f")
