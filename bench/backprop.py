@@ -7,14 +7,16 @@
 This is plain PyTorch on the GPU where there is one. Engines only run forwards; answers that are scored come from them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from transformers import PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from bench.calibration import Calibration
 from bench.engines.transformers import fill, new_model
@@ -22,6 +24,7 @@ from merges.apply import Model, Rows
 
 IGNORED = -100  # the label of a token that has no loss
 BATCH = 8  # rows a forward pass when only the inputs of layers are wanted
+LEARNT = 12  # rows a pass when losses are wanted
 
 
 class Backprop:
@@ -107,25 +110,63 @@ class Backprop:
         return [row for row in every if self.calibration.kinds[row] == rows]
 
     def _row_losses(self, weights: Mapping[str, Tensor], rows: Sequence[int]) -> Tensor:
-        """Mean response-token cross-entropy (nats) of each row. [rows]"""
-        ids, mask, labels = self._padded(rows)
-        # Padding is on the left, so that all responses end together and the head only runs over the last positions.
-        keep = int((labels != IGNORED).sum(1).max()) + 1
-        given = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp_min(0)}
+        """Mean response-token cross-entropy (nats) of each row. [rows]
+
+        What all prompts begin with (a system prompt is a third of a short row) is run once, and rows of like length go
+        together, so that little is spent on padding.
+        """
         held = {name: tensor.to(self.device) for name, tensor in weights.items()}  # merging happens on the CPU
-        output = functional_call(self._model, held, (), {**given, "logits_to_keep": keep, "use_cache": False})
-        logits, wanted = output.logits[:, :-1].float(), labels[:, -keep + 1 :]
+        call = partial(functional_call, self._model, held, ())
+        shared = self._shared_prefix(rows)
+        prefix = None
+        if shared:
+            opening = torch.tensor([self.calibration.pairs[rows[0]][0][:shared]], device=self.device)
+            prefix = call({"input_ids": opening, "use_cache": True, "logits_to_keep": 1}).past_key_values
+        losses: dict[int, Tensor] = {}
+        order = sorted(range(len(rows)), key=lambda index: self.tokens([rows[index]]))
+        for start in range(0, len(order), LEARNT):
+            batch = order[start : start + LEARNT]
+            found = self._batch_losses(call, [rows[index] for index in batch], prefix, shared)
+            losses |= zip(batch, found, strict=True)
+        return torch.stack([losses[index] for index in range(len(rows))])
+
+    def _batch_losses(
+        self, call: Callable[[dict], Any], rows: Sequence[int], prefix: Cache | None, shared: int
+    ) -> Tensor:
+        """The same of a few rows, whose first `shared` tokens are in `prefix`."""
+        ids, mask, labels = self._padded(rows, skip=shared)
+        # Padding is on the left, so that all responses end together and the head only runs over the last positions.
+        # They are picked by number: a slice would not be contiguous, and PyTorch then copies the head once a row.
+        keep = int((labels != IGNORED).sum(1).max()) + 1
+        last = torch.arange(ids.shape[1] - keep, ids.shape[1] - 1, device=self.device)
+        given = {"input_ids": ids, "position_ids": shared + (mask.cumsum(1) - 1).clamp_min(0), "logits_to_keep": last}
+        if prefix is None:
+            output = call({**given, "attention_mask": mask, "use_cache": False})
+        else:
+            seen = torch.cat([mask.new_ones(len(rows), shared), mask], dim=1)
+            output = call({**given, "attention_mask": seen, "past_key_values": _repeated(prefix, len(rows))})
+        logits, wanted = output.logits.float(), labels[:, -keep + 1 :]
         losses = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="none"
         ).view(wanted.shape)
         return losses.sum(1) / (wanted != IGNORED).sum(1)
 
-    def _padded(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """(token ids, attention mask, labels) of the rows, each [rows, length], padded on the left.
+    def _shared_prefix(self, rows: Sequence[int]) -> int:
+        """How many tokens all prompts begin with; one fewer than the shortest at most, and none of a row alone."""
+        prompts = [self.calibration.pairs[row][0] for row in rows]
+        if len(prompts) == 1:
+            return 0
+        longest = min(map(len, prompts)) - 1
+        alike = (len(set(tokens)) == 1 for tokens in zip(*(prompt[:longest] for prompt in prompts), strict=True))
+        return sum(itertools.takewhile(bool, alike))
+
+    def _padded(self, rows: Sequence[int], skip: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """(token ids, attention mask, labels) of the rows without their first `skip` tokens, each [rows, length],
+        padded on the left.
 
         The mask is made from lengths and never from a pad id, which may be the end-of-turn token as well.
         """
-        pairs = [self.calibration.pairs[row] for row in rows]
+        pairs = [(prompt[skip:], response) for prompt, response in map(self.calibration.pairs.__getitem__, rows)]
         length = max(len(prompt) + len(response) for prompt, response in pairs)
         ids, mask = torch.zeros(len(rows), length, dtype=torch.long), torch.zeros(len(rows), length, dtype=torch.long)
         labels = torch.full((len(rows), length), IGNORED)
@@ -134,6 +175,11 @@ class Backprop:
             mask[index, length - len(prompt) - len(response) :] = 1
             labels[index, length - len(response) :] = torch.tensor(response)
         return ids.to(self.device), mask.to(self.device), labels.to(self.device)
+
+
+def _repeated(prefix: Cache, rows: int) -> Cache:
+    """The keys and values of one sequence for several rows, as views, differentiable."""
+    return DynamicCache([(key.expand(rows, -1, -1, -1), value.expand(rows, -1, -1, -1)) for key, value, *_ in prefix])
 
 
 def _keep_input(seen: dict[str, Tensor], key: str, real: Tensor, layer: torch.nn.Module, given: tuple[Tensor]) -> None:

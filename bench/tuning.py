@@ -70,10 +70,14 @@ class CalibrationObjective:
 
     def differentiable(self, coefficients: Coefficients, rows: Sequence[int]) -> Tensor:
         # A merged tensor is merged again in the backward pass instead of keeping all its intermediate results.
-        merged = partial(checkpoint, self.plan.tensor, use_reentrant=False, preserve_rng_state=False)
+        merged = partial(checkpoint, self._holding.tensor, use_reentrant=False, preserve_rng_state=False)
         weights = {name: merged(name, coefficients) for name in self._moving}
         self.measure.meter.tokens += (1 + BACKWARD) * self.learner.tokens(rows)
         return self.learner.loss(weights, rows)
+
+    @cached_property
+    def _holding(self) -> Plan:
+        return self.plan.holding()
 
     @cached_property
     def _moving(self) -> list[str]:

@@ -9,7 +9,7 @@ result is cast once.
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -40,6 +40,7 @@ class Plan:
     seed: int
     dtype: torch.dtype = torch.bfloat16
     aligned: Model | None = None
+    held: dict[tuple[str, str], Any] | None = None  # see `holding`
 
     def __post_init__(self) -> None:
         if self.merger.form == "deltas" and self.base is None:
@@ -61,6 +62,11 @@ class Plan:
         """The models, and last the aligned parent where the merger is given it apart."""
         apart = {_ALIGNED: self.aligned} if self.merger.safety and self.aligned is not None else {}
         return dict(self.models) | apart
+
+    def holding(self) -> "Plan":
+        """The same plan for a search that moves smooth coefficients alone: what a merger says they cannot change (see
+        `merges.registry`) is computed once a tensor and kept."""
+        return replace(self, held={})
 
     def tensor(self, name: str, coefficients: Coefficients) -> Tensor:
         """One merged tensor, in the plan's dtype. Coefficients may be tensors that ask for a gradient.
@@ -115,7 +121,17 @@ class Plan:
         arguments: dict[str, Any] = {k: torch.tensor(v) if isinstance(v, list) else v for k, v in values.items()}
         if self.merger.random:
             arguments["rngs"] = tuple(_generator(self.seed, model, tensor) for model in self.sources)
+        if self.merger.holds:
+            arguments["held"] = partial(self._held, tensor)
         return arguments
+
+    def _held(self, tensor: str, function: Callable[..., Any], *given: Any) -> Any:
+        if self.held is None:
+            return function(*given)
+        key = (tensor, function.__name__)
+        if key not in self.held:
+            self.held[key] = function(*given)
+        return self.held[key]
 
 
 def merge(plan: Plan, coefficients: Coefficients) -> Iterator[tuple[str, Tensor]]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from merges.errors import MergeError
-from merges.registry import PerModel, Rngs, merger, param
+from merges.registry import Held, PerModel, Rngs, at_once, merger, param
 from merges.ties import disjoint_mean
 
 
@@ -20,6 +20,7 @@ def dare_ties(
     density: float = param(0.5, low=0.01, high=1, smooth=False),
     lam: float = param(1.0, low=0, high=2),
     rescale: str = "density",
+    held: Held = at_once,
 ) -> Tensor:
     """Drop at random and rescale, elect sign, disjoint mean.
 
@@ -27,18 +28,22 @@ def dare_ties(
     rescale: "density" divides by it, as in the paper; "l1" restores each task vector's L1 norm. rngs: drawn per
     (seed, model, tensor), so order and parallelism never change the result.
     """
-    dropped = torch.stack([drop(d, density, rescale, rng) for d, rng in zip(deltas, rngs, strict=True)])
+    if rescale not in ("density", "l1"):
+        raise MergeError(f"dare_ties: rescale must be 'density' or 'l1', got {rescale!r}")
+    masks = held(drawn, rngs, deltas, density)
+    dropped = torch.stack([drop(d, mask, density, rescale) for d, mask in zip(deltas, masks, strict=True)])
     return lam * disjoint_mean(dropped, weight)
 
 
-def drop(delta: Tensor, density: float, rescale: str, rng: torch.Generator) -> Tensor:
-    """Keep each element with probability `density` and rescale what is left. The draw itself is on the CPU, so that
-    every device sees the same mask."""
-    if rescale not in ("density", "l1"):
-        raise MergeError(f"dare_ties: rescale must be 'density' or 'l1', got {rescale!r}")
-    keep = torch.rand(delta.shape, generator=rng).to(delta.device) < density
-    kept = torch.where(keep, delta, 0.0)
+def drawn(rngs: Rngs, deltas: Tensor, density: float) -> list[Tensor]:
+    """Which elements of each task vector stay: bool, [*shape] each. Drawn on the CPU: every device sees the same."""
+    return [(torch.rand(d.shape, generator=rng) < density).to(d.device) for d, rng in zip(deltas, rngs, strict=True)]
+
+
+def drop(delta: Tensor, kept: Tensor, density: float, rescale: str) -> Tensor:
+    """Zero what is not kept and rescale the rest."""
+    left = delta * kept
     if rescale == "density":
-        return kept / density
-    left = kept.abs().sum()
-    return kept * (delta.abs().sum() / left) if left > 0 else kept
+        return left / density
+    total = left.abs().sum()
+    return left * (delta.abs().sum() / total) if total > 0 else left

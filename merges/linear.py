@@ -17,10 +17,9 @@ def linear(tensors: Tensor, *, weight: PerModel = param(1.0, low=0, high=2), nor
     tensors: [n_models, *shape] -> [*shape]. weight: share of each model. normalize: divide by the sum of the weights;
     without it the weights are used as they are. Raises MergeError where the sum to divide by is zero.
     """
-    merged = torch.tensordot(weight, tensors, dims=1)
     if not normalize:
-        return merged
+        return torch.tensordot(weight, tensors, dims=1)
     total = weight.sum()
     if total == 0:
         raise MergeError("linear: the weights sum to zero; give at least one model a weight, or set normalize: false")
-    return merged / total
+    return torch.tensordot(weight / total, tensors, dims=1)

@@ -15,7 +15,9 @@ holds the experts' alone.
 
 Keyword arguments with a `param(...)` default are coefficients: they have bounds and can be searched. Plain defaults
 (bool, str, float) are options: set in a suite, never searched. An argument `rngs: Rngs` receives one seeded generator
-a model, and marks the merger as random.
+a model, and marks the merger as random. An argument `held: Held = at_once` is for work that no smooth coefficient can
+change, such as a selection: `held(select, deltas, density)` is `select(deltas, density)`, and while a search only moves
+smooth coefficients it is computed once a tensor. What it returns is then kept: keep it small.
 """
 
 import dataclasses
@@ -36,6 +38,14 @@ from merges.errors import MergeError
 
 PerModel = Annotated[torch.Tensor, "one value a model, shape [n_models]"]
 Rngs = Annotated[tuple[torch.Generator, ...], "one seeded generator a model"]
+
+
+def at_once(function: Callable[..., Any], *given: Any) -> Any:
+    """Hold nothing: `function(*given)`."""
+    return function(*given)
+
+
+Held = Callable[..., Any]  # (function, *given) -> function(*given), maybe computed before; one call a function
 
 Form = Literal["deltas", "tensors", "context"]
 FORMS: tuple[str, ...] = typing.get_args(Form)
@@ -77,6 +87,7 @@ class Merger:
     parameters: Mapping[str, Parameter]
     options: Mapping[str, Option]
     random: bool
+    holds: bool = False  # whether part of its work is the same for all smooth coefficients
     safety: bool = False  # whether it is given the aligned parent's task vector apart from the experts'
     needs: Needs = "nothing"
 
@@ -131,10 +142,12 @@ def merger(
         safety = first.name == "deltas" and bool(rest) and rest[0].name == "safety"
         if safety:
             rest = rest[1:]
-        parameters, options, random = {}, {}, False
+        parameters, options, random, holds = {}, {}, False, False
         for argument in rest:
             if argument.name == "rngs":
                 random = True
+            elif argument.name == "held":
+                holds = True
             elif isinstance(argument.default, Parameter):
                 bounds, per_model = argument.default, hints.get(argument.name) is PerModel
                 parameters[argument.name] = dataclasses.replace(bounds, per_model=per_model)
@@ -147,7 +160,9 @@ def merger(
                 f"merger {name} is already defined in {inspect.getfile(_MERGERS[name].function)}; rename it"
             )
         wanted = needs or ("rows" if first.name == "context" else "nothing")
-        _MERGERS[name] = Merger(name, title, paper, first.name, function, parameters, options, random, safety, wanted)
+        _MERGERS[name] = Merger(
+            name, title, paper, first.name, function, parameters, options, random, holds, safety, wanted
+        )
         return function
 
     return register

@@ -26,4 +26,4 @@ def resta(
     deltas: [n_experts, *shape], safety: [*shape] -> [*shape]. weight, lam: as in Task Arithmetic. beta: scale of the
     safety vector; 1 adds the whole of what alignment changed.
     """
-    return lam * torch.tensordot(weight, deltas, dims=1) + beta * safety
+    return torch.tensordot(lam * weight, deltas, dims=1) + beta * safety

@@ -10,7 +10,7 @@ several, each is tested and blended by itself. A layer is a tensor, matched by n
 import torch
 from torch import Tensor
 
-from merges.registry import PerModel, merger, param
+from merges.registry import Held, PerModel, at_once, merger, param
 from merges.safe_lora import stray
 
 
@@ -24,6 +24,7 @@ def safemerge(
     finetuned: float = param(0.8, low=0, high=1),
     safe: float = param(0.2, low=0, high=1),
     tau: float = param(0.35, low=0, high=1, smooth=False),
+    held: Held = at_once,
 ) -> Tensor:
     """Blend what strays, then task arithmetic.
 
@@ -31,6 +32,13 @@ def safemerge(
     shares a and b of the expert and of the aligned parent in a blend. tau: the cosine below which a layer is blended;
     at 0 none is.
     """
-    _, astray = stray(deltas, safety, tau)
-    blended = finetuned * deltas + safe * safety
-    return lam * torch.tensordot(weight, torch.where(astray, blended, deltas), dims=1)
+    astray = held(are_astray, deltas, safety, tau)
+    # Blending is linear, so the blends need not be made one by one.
+    own = torch.where(astray, finetuned, 1.0)
+    merged = torch.tensordot(lam * weight * own, deltas, dims=1)
+    return merged + lam * safe * (weight * astray).sum() * safety
+
+
+def are_astray(deltas: Tensor, safety: Tensor, tau: float) -> Tensor:
+    """Whether each task vector strays: bool, [n_experts]."""
+    return stray(deltas, safety, tau)[1].flatten()

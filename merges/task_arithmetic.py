@@ -18,4 +18,4 @@ def task_arithmetic(
     deltas: [n_models, *shape] -> [*shape]. weight: share of each model; a negative one unlearns its task. lam: scale of
     the sum; 0.4 is what the paper recommends for sums of several task vectors.
     """
-    return lam * torch.tensordot(weight, deltas, dims=1)
+    return torch.tensordot(lam * weight, deltas, dims=1)

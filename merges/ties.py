@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from merges.registry import PerModel, merger, param
+from merges.registry import Held, PerModel, at_once, merger, param
 
 
 @merger(title="TIES-Merging", paper="arXiv:2306.01708")
@@ -19,22 +19,31 @@ def ties(
     weight: PerModel = param(1.0, low=0, high=1.5),
     density: float = param(0.2, low=0.01, high=1, smooth=False),
     lam: float = param(1.0, low=0, high=2),
+    held: Held = at_once,
 ) -> Tensor:
     """Trim, elect sign, disjoint mean.
 
     deltas: [n_models, *shape] -> [*shape]. weight: share of each model in election and mean. density: share of the
     elements of a task vector that is kept (0.2 in the paper). lam: scale of the merged task vector.
     """
-    trimmed = torch.stack([trim(delta, density) for delta in deltas])
+    bounds = held(thresholds, deltas, density)
+    trimmed = torch.stack([keep_from(delta, bound) for delta, bound in zip(deltas, bounds, strict=True)])
     return lam * disjoint_mean(trimmed, weight)
+
+
+def thresholds(deltas: Tensor, density: float) -> list[float]:
+    """The magnitude of the k-th largest element of each task vector, k = max(1, floor(density·N))."""
+    keep = max(1, int(density * deltas[0].numel()))
+    return [0.0 if keep >= delta.numel() else _kth_largest(delta.abs().flatten(), keep) for delta in deltas]
 
 
 def trim(delta: Tensor, density: float) -> Tensor:
     """Zero all but the k = max(1, floor(density·N)) elements of largest magnitude; ties with the k-th are kept."""
-    keep = max(1, int(density * delta.numel()))
-    if keep >= delta.numel():
-        return delta
-    threshold = _kth_largest(delta.abs().flatten(), keep)
+    return keep_from(delta, *thresholds(delta[None], density))
+
+
+def keep_from(delta: Tensor, threshold: float) -> Tensor:
+    """Zero all elements of a magnitude below the threshold."""
     # hardshrink keeps what is strictly above its bound; the next smaller number makes that "at least the threshold".
     return torch.nn.functional.hardshrink(delta, float(np.nextafter(np.float32(threshold), np.float32(0))))
 

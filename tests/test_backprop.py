@@ -51,6 +51,23 @@ def test_a_row_counts_the_same_alone_and_in_a_padded_batch(models, learner):
     assert learner.loss({}, range(4)).item() == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("shared", [[8, 3], [8, 3, 3]])
+def test_what_all_prompts_begin_with_is_run_once_and_changes_nothing(models, engine, shared):
+    alike = replace(ROWS, pairs=[(shared + prompt, response) for prompt, response in PAIRS])
+    learner = Backprop(models["base"].folder, alike, dtype=torch.float32, trust_remote_code=False)
+    engine.load_weights(models["a"].items())
+    learner.fill(models["base"])
+    weights = {name: tensor.float().requires_grad_() for name, tensor in models["a"].items()}
+    learner.loss(weights, range(4)).backward()
+    assert learner.loss(weights, range(4)).item() == pytest.approx(alike.loss(engine), abs=1e-5)
+
+    apart = {name: tensor.detach().requires_grad_() for name, tensor in weights.items()}
+    losses = [weight * learner.loss(apart, [row]) for row, weight in enumerate(alike.weights)]
+    (sum(losses) / sum(alike.weights)).backward()
+    for name in weights:
+        torch.testing.assert_close(weights[name].grad, apart[name].grad, atol=1e-5, rtol=1e-3)
+
+
 def objective(models, learner, method, engine=None):
     plan = Plan(
         find(method), {"a": models["a"], "b": models["b"]}, models["base"], layer_groups(models["base"], 2), 0,

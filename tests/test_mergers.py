@@ -5,9 +5,11 @@ import pytest
 import torch
 from scipy.spatial import geometric_slerp
 
+from merges.apply import Plan
 from merges.dare_ties import dare_ties
 from merges.errors import MergeError
 from merges.linear import linear
+from merges.registry import find
 from merges.slerp import slerp
 from merges.task_arithmetic import task_arithmetic
 from merges.ties import ties, trim
@@ -126,3 +128,16 @@ def test_dare_ties_of_what_is_kept_is_ties_without_trimming():
     dropped = [(d * m / density).double().numpy() for d, m in zip(deltas, masks, strict=True)]
     merged = dare_ties(deltas, rngs=generators(3), weight=torch.tensor([1.0, 0.5, 1.5]), density=density, lam=1.0)
     assert np.allclose(merged, ties_by_hand(dropped, [1.0, 0.5, 1.5], 1.0, 1.0), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["ties", "dare_ties", "safemerge"])
+def test_a_holding_plan_selects_once_and_merges_the_same(method):
+    merger, rng = find(method), torch.Generator().manual_seed(3)
+    models = {name: {"w": torch.randn(8, 6, generator=rng)} for name in ("a", "b", "safe", "base")}
+    base, aligned = models.pop("base"), models.pop("safe")
+    plan = Plan(merger, models, base, {"w": "all"}, 5, torch.float32, aligned if merger.safety else None)
+    holding = plan.holding()
+    for weight in ([1.0, 0.5], [0.2, 1.4], [1.0, 0.5]):
+        values = {"all": {**merger.check_options({}), "weight": weight}}
+        torch.testing.assert_close(holding.tensor("w", values), plan.tensor("w", values), rtol=0, atol=0)
+        assert len(holding.held) == 1 and plan.held is None
