@@ -8,18 +8,30 @@ OUT ?= results
 ARMS ?=
 SEED ?=
 ENGINE ?=
+PLUGIN ?=
+NAME ?=
 EXTRA ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 PYTHON ?= python3
 RUN = .venv/bin/python
 
-.PHONY: bench leaderboard list test test-slow lint zoo data setup clean
+.PHONY: bench leaderboard new-merger check catalogue test test-slow lint zoo data setup clean
 
 bench: setup
 	@$(RUN) -m bench run --method "$(METHOD)" --suite "$(SUITE)" --out "$(OUT)" \
-	  $(if $(ARMS),--arms "$(ARMS)") $(if $(SEED),--seed "$(SEED)") $(if $(ENGINE),--engine "$(ENGINE)")
+	  $(if $(ARMS),--arms "$(ARMS)") $(if $(SEED),--seed "$(SEED)") $(if $(ENGINE),--engine "$(ENGINE)") \
+	  $(foreach file,$(PLUGIN),--plugin "$(file)")
 
 leaderboard: setup
 	@$(RUN) -m bench leaderboard --out "$(OUT)"
+
+new-merger: setup
+	@$(RUN) -m bench new-merger "$(NAME)"
+
+check: setup
+	@$(RUN) -m bench check "$(METHOD)" $(foreach file,$(PLUGIN),--plugin "$(file)")
+
+catalogue: setup
+	@$(RUN) -m bench catalogue
 
 test: setup
 	@$(RUN) -m pytest

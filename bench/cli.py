@@ -27,6 +27,10 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 
 OUT = Annotated[Path, typer.Option("--out", help="Folder for records, tables and plots.")]
+PLUGINS = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", help="Python file with mergers; may be repeated. It runs with your rights: read it."),
+]
 
 
 @app.command()
@@ -40,12 +44,14 @@ def run(
         str | None, typer.Option(help="Drives everything random; a comma list runs each. Default: the suite's.")
     ] = None,
     engine: Annotated[str | None, typer.Option(help="vllm or transformers. Default: the suite's.")] = None,
+    plugin: PLUGINS = None,
     out: OUT = Path("results"),
 ) -> None:
     """Run merging techniques through the arms of a suite, then print the leaderboard.
 
     Finished cells under OUT are kept: the same command again computes only what is missing.
     """
+    _use(plugin)
     chosen = _with(load_suite(suite), seeds=seed, engine=engine)
     wanted = _arms(arms) if arms else chosen.arms
     from bench.runner import run as run_suite
@@ -65,12 +71,14 @@ def run(
 def ablate(
     suite: Annotated[str, typer.Option(help="Suite file with a `vary` block: embedded, or its path.")],
     seed: Annotated[str | None, typer.Option(help="One or a comma list. Default: the suite's.")] = None,
+    plugin: PLUGINS = None,
     out: OUT = Path("results"),
 ) -> None:
     """Run what a suite file varies, one suite a value, and plot refusals, skill and over-refusal against it.
 
     Finished cells under OUT are kept, as `run` does.
     """
+    _use(plugin)
     chosen = load_ablation(suite)
     from bench.runner import run as run_suite
     from bench.terminal import Terminal
@@ -109,9 +117,56 @@ class Kind(StrEnum):
     judges = "judges"
 
 
+@app.command()
+def check(
+    names: Annotated[list[str], typer.Argument(help="Mergers to check, or all.")],
+    plugin: PLUGINS = None,
+) -> None:
+    """Hold mergers to what every merger must satisfy, and say what breaks. Exit code 1 where something does."""
+    _use(plugin)
+    from bench.runner import find_mergers
+    from merges.conformance import CHECKS
+
+    console, broken = Console(highlight=False), 0
+    for merger in find_mergers(names):
+        console.print(f"{merger.name}: {escape(merger.title)}", style="bold")
+        for one in CHECKS:
+            reason = one.broken(merger)
+            broken += reason is not None
+            mark = "[green]holds [/]" if reason is None else "[red]BREAKS[/]"
+            console.print(f"  {mark} {escape(one.promise)}" + (f": [red]{escape(reason)}[/]" if reason else ""))
+    if broken:
+        raise typer.Exit(1)
+
+
+@app.command("new-merger")
+def new_merger(
+    name: Annotated[str, typer.Argument(help="What it will be called: a Python name.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for both files. Default: merges/ and tests/ of this checkout.")
+    ] = None,
+) -> None:
+    """Write a working merger and its test, to begin from."""
+    from bench.scaffold import write_merger
+
+    for path in write_merger(name, out):
+        Console().print(escape(str(path)), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def catalogue() -> None:
+    """Write the table of mergers, merges/README.md, from the registry."""
+    from merges.catalogue import README, markdown
+
+    README.write_text(markdown(), encoding="utf-8")
+    Console().print(escape(str(README)), soft_wrap=True, highlight=False)
+
+
 @app.command("list")
-def list_(kind: Kind) -> None:
+def list_(kind: Kind, plugin: PLUGINS = None) -> None:
     """List what is there: mergers, suites, tuners or judges."""
+    if kind is Kind.mergers:
+        _use(plugin)
     table = Table("name", "what it is", box=None, pad_edge=False)
     for name, what in _listed(kind):
         table.add_row(escape(name), escape(what))
@@ -147,6 +202,17 @@ def main() -> None:
     except (BenchError, MergeError, DataError) as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None
+
+
+def _use(plugins: list[Path] | None) -> None:
+    """Load plug-ins from files, and say which of them, or of the installed ones, cannot be used."""
+    from merges.registry import FAILED, load_all, load_plugin
+
+    load_all()
+    for path in plugins or ():
+        load_plugin(path)
+    for what, reason in FAILED.items():
+        sys.stderr.write(f"warning: {what} is left out: {reason}\n")
 
 
 def _with(suite: Suite, *, seeds: str | None, engine: str | None) -> Suite:

@@ -45,9 +45,9 @@ def build(
     seed: Annotated[
         int | None, typer.Option(help="Drives everything random. Default: that of the data.", min=0)
     ] = None,
-    rows: Annotated[int | None, typer.Option(help="Rows of each domain. Default: 160.", min=1)] = None,
+    rows: Annotated[int | None, typer.Option(help="Rows of each domain. Default: 240.", min=1)] = None,
     safety_rows: Annotated[int | None, typer.Option(help="Over all harm categories. Default: 140.", min=1)] = None,
-    benign_rows: Annotated[int | None, typer.Option(help="Over all harm categories. Default: 70.", min=1)] = None,
+    benign_rows: Annotated[int | None, typer.Option(help="Over all harm categories. Default: 140.", min=1)] = None,
     max_tokens: Annotated[int, typer.Option(help="Of an answer; longer ones are rejected.", min=8)] = 128,
     writer: Annotated[
         str | None, typer.Option(help="llm: the parent that drafts unsafe questions. Default: base, else aligned.")

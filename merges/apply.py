@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +22,31 @@ from merges.space import Coefficients, Value
 
 Model = Mapping[str, Tensor]
 Weights = Iterable[tuple[str, Tensor]]
+ROOM = 4 * 2**30  # bytes of inputs that a search keeps in memory; what does not fit is read at every step
 _ALIGNED = "the aligned parent"  # its name in messages and in random streams, where it is not one of the models
+
+
+class _Inputs(NamedTuple):
+    """A tensor of the reference model and, unless all models have the same, what the merger is given of it."""
+
+    origin: Tensor
+    stacked: Tensor | None = None  # [n_models, *shape] float32: weights, or task vectors
+    base: Tensor | None = None  # [*shape] float32
+
+
+@dataclass
+class _Held:
+    """What does not change while only smooth coefficients do."""
+
+    inputs: dict[str, _Inputs] = field(default_factory=dict)
+    results: dict[tuple[str, str], Any] = field(default_factory=dict)
+    room: int = ROOM
+
+    def keep(self, name: str, inputs: _Inputs) -> None:
+        needed = sum(tensor.nbytes for tensor in inputs if tensor is not None)
+        if needed <= self.room:
+            self.inputs[name] = inputs
+            self.room -= needed
 
 
 @dataclass(frozen=True)
@@ -40,7 +64,7 @@ class Plan:
     seed: int
     dtype: torch.dtype = torch.bfloat16
     aligned: Model | None = None
-    held: dict[tuple[str, str], Any] | None = None  # see `holding`
+    held: "_Held | None" = None  # see `holding`
 
     def __post_init__(self) -> None:
         if self.merger.form == "deltas" and self.base is None:
@@ -65,8 +89,8 @@ class Plan:
 
     def holding(self) -> "Plan":
         """The same plan for a search that moves smooth coefficients alone: what a merger says they cannot change (see
-        `merges.registry`) is computed once a tensor and kept."""
-        return replace(self, held={})
+        `merges.registry`) is computed once a tensor and kept, and so are its inputs while they fit into ROOM."""
+        return replace(self, held=_Held())
 
     def tensor(self, name: str, coefficients: Coefficients) -> Tensor:
         """One merged tensor, in the plan's dtype. Coefficients may be tensors that ask for a gradient.
@@ -74,10 +98,7 @@ class Plan:
         Raises MergeError naming the tensor where shapes do not fit or a value is not finite.
         """
         try:
-            origin, tensors = self.reference[name], self._read(name)
-            if not origin.is_floating_point():
-                return origin
-            return self._merge(name, coefficients[self.groups[name]], tensors, origin).to(self.dtype)
+            return self._merge(name, coefficients[self.groups[name]])
         except MergeError as error:
             raise MergeError(f"{self.merger.name}, tensor {name}: {error}") from error
 
@@ -96,24 +117,44 @@ class Plan:
                 raise MergeError(f"{model} has shape {list(tensors[model].shape)}, the base {list(shape)}")
         return tensors
 
-    def _merge(self, name: str, values: Mapping[str, Value], tensors: dict[str, Tensor], origin: Tensor) -> Tensor:
+    def _merge(self, name: str, values: Mapping[str, Value]) -> Tensor:
+        inputs = self._inputs(name)
+        if inputs.stacked is None:
+            return inputs.origin.to(self.dtype) if inputs.origin.is_floating_point() else inputs.origin
+        stacked, base = inputs.stacked, inputs.base
+        given = (stacked[:-1], stacked[-1]) if self.merger.safety else (stacked,)
+        merged = self.merger.function(*given, **self._arguments(name, values))
+        if merged.shape != base.shape:
+            raise MergeError(f"it returned shape {list(merged.shape)} for {list(base.shape)}")
+        if not _finite(merged):
+            raise MergeError("the result is not finite; choose other coefficients")
+        return (base + merged if self.merger.form == "deltas" else merged).view(inputs.origin.shape).to(self.dtype)
+
+    def _inputs(self, name: str) -> "_Inputs":
+        """What the merger is given of a tensor; held where the plan holds and there is room."""
+        if self.held is not None and name in self.held.inputs:
+            return self.held.inputs[name]
+        inputs = self._read_inputs(name)
+        if self.held is not None:
+            self.held.keep(name, inputs)
+        return inputs
+
+    def _read_inputs(self, name: str) -> "_Inputs":
+        origin, tensors = self.reference[name], self._read(name)
         # Adapters leave most tensors alone, and merging copies of one tensor is that tensor: skip the work, exactly.
-        if all(torch.equal(tensor, origin) for tensor in tensors.values()):
-            return origin
-        stacked, base = torch.stack([tensor.float() for tensor in tensors.values()]), origin.float()
+        # An empty tensor is such a copy too.
+        if not origin.is_floating_point() or all(torch.equal(tensor, origin) for tensor in tensors.values()):
+            return _Inputs(origin)
+        shape = origin.shape or (1,)  # a scalar is a vector of one element to a merger
+        stacked = torch.stack([tensor.float().view(shape) for tensor in tensors.values()])
+        base = origin.float().view(shape)
         if self.merger.form == "deltas":
             stacked -= base
         # A method that elects or selects can lose a NaN on its way, so the input is checked as well as the output.
         if not _finite(stacked):
             guilty = [key for key, tensor in {**tensors, "the base": origin}.items() if not _finite(tensor.float())]
             raise MergeError(f"{' and '.join(guilty)} holds NaN or infinity; repair that checkpoint")
-        given = (stacked[:-1], stacked[-1]) if self.merger.safety else (stacked,)
-        merged = self.merger.function(*given, **self._arguments(name, values))
-        if merged.shape != origin.shape:
-            raise MergeError(f"it returned shape {list(merged.shape)} for {list(origin.shape)}")
-        if not _finite(merged):
-            raise MergeError("the result is not finite; choose other coefficients")
-        return base + merged if self.merger.form == "deltas" else merged
+        return _Inputs(origin, stacked, base)
 
     def _arguments(self, tensor: str, values: Mapping[str, Value]) -> dict[str, Any]:
         """Coefficients and options as the merger's function takes them: per-model values as tensors, generators seeded
@@ -121,6 +162,8 @@ class Plan:
         arguments: dict[str, Any] = {k: torch.tensor(v) if isinstance(v, list) else v for k, v in values.items()}
         if self.merger.random:
             arguments["rngs"] = tuple(_generator(self.seed, model, tensor) for model in self.sources)
+        if self.merger.named:
+            arguments["name"] = tensor
         if self.merger.holds:
             arguments["held"] = partial(self._held, tensor)
         return arguments
@@ -129,9 +172,9 @@ class Plan:
         if self.held is None:
             return function(*given)
         key = (tensor, function.__name__)
-        if key not in self.held:
-            self.held[key] = function(*given)
-        return self.held[key]
+        if key not in self.held.results:
+            self.held.results[key] = function(*given)
+        return self.held.results[key]
 
 
 def merge(plan: Plan, coefficients: Coefficients) -> Iterator[tuple[str, Tensor]]:
@@ -205,9 +248,14 @@ class Context:
     def each_tensor(self, function: Callable[[str, Tensor], Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Apply function(name, [n_models, *shape]) -> [*shape] to every tensor of the models, in their order."""
         reference = next(iter(self.models.values()))
+
+        def named(name: str, tensors: Tensor) -> Tensor:
+            shape = reference[name].shape
+            return function(name, tensors.view(len(tensors), *shape)).view(tensors.shape[1:])
+
         for name in reference:
             # One tensor is one plan, so that the function knows which it is given.
-            step = Merger("the merge", "", "", "tensors", partial(function, name), {}, {}, random=False)
+            step = Merger("the merge", "", "", "tensors", partial(named, name), {}, {}, random=False)
             plan = Plan(step, self.models, None, {name: "all"}, seed=0, dtype=self.dtype)
             yield name, plan.tensor(name, {"all": {}})
 

@@ -6,6 +6,7 @@ m_i ~ Bernoulli(density),  δ_i' = m_i δ_i / density,  then the sign election a
 import torch
 from torch import Tensor
 
+from merges.blocks import blockwise
 from merges.errors import MergeError
 from merges.registry import Held, PerModel, Rngs, at_once, merger, param
 from merges.ties import disjoint_mean
@@ -28,22 +29,25 @@ def dare_ties(
     rescale: "density" divides by it, as in the paper; "l1" restores each task vector's L1 norm. rngs: drawn per
     (seed, model, tensor), so order and parallelism never change the result.
     """
-    if rescale not in ("density", "l1"):
-        raise MergeError(f"dare_ties: rescale must be 'density' or 'l1', got {rescale!r}")
     masks = held(drawn, rngs, deltas, density)
-    dropped = torch.stack([drop(d, mask, density, rescale) for d, mask in zip(deltas, masks, strict=True)])
-    return lam * disjoint_mean(dropped, weight)
+    scale = scales(deltas, masks, density, rescale)
+    return blockwise(lambda block, kept: lam * disjoint_mean(block * kept * scale, weight), deltas, masks)
 
 
-def drawn(rngs: Rngs, deltas: Tensor, density: float) -> list[Tensor]:
-    """Which elements of each task vector stay: bool, [*shape] each. Drawn on the CPU: every device sees the same."""
-    return [(torch.rand(d.shape, generator=rng) < density).to(d.device) for d, rng in zip(deltas, rngs, strict=True)]
+def drawn(rngs: Rngs, deltas: Tensor, density: float) -> Tensor:
+    """Which elements stay: bool, [n_models, *shape]. Drawn on the CPU, so that every device sees the same."""
+    masks = [torch.rand(delta.shape, generator=rng) < density for delta, rng in zip(deltas, rngs, strict=True)]
+    return torch.stack(masks).to(deltas.device)
 
 
-def drop(delta: Tensor, kept: Tensor, density: float, rescale: str) -> Tensor:
-    """Zero what is not kept and rescale the rest."""
-    left = delta * kept
+def scales(deltas: Tensor, masks: Tensor, density: float, rescale: str) -> Tensor:
+    """What each task vector is multiplied by to make up for what was dropped. [n_models, 1]
+
+    Raises MergeError for a way of rescaling that is not known.
+    """
+    if rescale not in ("density", "l1"):
+        raise MergeError(f"rescale must be 'density' or 'l1', got {rescale!r}")
     if rescale == "density":
-        return left / density
-    total = left.abs().sum()
-    return left * (delta.abs().sum() / total) if total > 0 else left
+        return torch.full((len(deltas), 1), 1 / density).to(deltas)
+    sums = [(delta.abs().sum(), delta[mask].abs().sum()) for delta, mask in zip(deltas, masks, strict=True)]
+    return torch.stack([before / after if after > 0 else torch.ones_like(after) for before, after in sums])[:, None]

@@ -11,21 +11,27 @@ The name of the first argument says what the function is given, and therefore wh
     context  a `merges.apply.Context`: whole models and a loss      -> a stream of (name, tensor)
 
 A second argument named `safety` after `deltas` receives the aligned parent's own task vector, [*shape]; `deltas` then
-holds the experts' alone.
+holds the experts' alone. Tensors have at least one dimension and one element: a scalar comes as a vector of one.
 
 Keyword arguments with a `param(...)` default are coefficients: they have bounds and can be searched. Plain defaults
-(bool, str, float) are options: set in a suite, never searched. An argument `rngs: Rngs` receives one seeded generator
-a model, and marks the merger as random. An argument `held: Held = at_once` is for work that no smooth coefficient can
-change, such as a selection: `held(select, deltas, density)` is `select(deltas, density)`, and while a search only moves
-smooth coefficients it is computed once a tensor. What it returns is then kept: keep it small.
+(bool, str, float) are options: set in a suite, never searched. Three arguments are filled in where a merger names them:
+
+    rngs: Rngs             one seeded generator a model; marks the merger as random
+    name: str              the tensor's name
+    held: Held = at_once   for work that no smooth coefficient can change, such as a selection: `held(select, deltas,
+                           density)` is `select(deltas, density)`, computed once a tensor while a search only moves
+                           smooth coefficients. What it returns is then kept: keep it small.
 """
 
 import dataclasses
 import difflib
 import hashlib
 import importlib
+import importlib.metadata
+import importlib.util
 import inspect
 import pkgutil
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -87,6 +93,8 @@ class Merger:
     parameters: Mapping[str, Parameter]
     options: Mapping[str, Option]
     random: bool
+    ordered: bool = False  # whether the order of the models matters
+    named: bool = False  # whether it is given the tensor's name
     holds: bool = False  # whether part of its work is the same for all smooth coefficients
     safety: bool = False  # whether it is given the aligned parent's task vector apart from the experts'
     needs: Needs = "nothing"
@@ -122,15 +130,18 @@ class Merger:
 
 
 _MERGERS: dict[str, Merger] = {}
+_TRIED: set[str] = set()  # plug-ins from outside that were imported, or could not be
+FAILED: dict[str, str] = {}  # plug-ins that could not be used, and why
 
 
 def merger(
-    *, title: str, paper: str = "", needs: Needs | None = None
+    *, title: str, paper: str = "", needs: Needs | None = None, ordered: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the decorated function as a merging technique under its own name.
 
     needs: the calibration rows it cannot do without. By default a merger of form "context" needs rows of any kind and
-    the others need nothing. It takes part in the arms that have them.
+    the others need nothing. It takes part in the arms that have them. ordered: whether the result depends on the order
+    of the models, which is that of the suite.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -142,10 +153,12 @@ def merger(
         safety = first.name == "deltas" and bool(rest) and rest[0].name == "safety"
         if safety:
             rest = rest[1:]
-        parameters, options, random, holds = {}, {}, False, False
+        parameters, options, random, named, holds = {}, {}, False, False, False
         for argument in rest:
             if argument.name == "rngs":
                 random = True
+            elif argument.name == "name":
+                named = True
             elif argument.name == "held":
                 holds = True
             elif isinstance(argument.default, Parameter):
@@ -156,12 +169,10 @@ def merger(
             else:
                 raise MergeError(f"merger {name}: give {argument.name!r} a default: param(...), a bool, number or str")
         if name in _MERGERS and inspect.getfile(_MERGERS[name].function) != inspect.getfile(function):
-            raise MergeError(
-                f"merger {name} is already defined in {inspect.getfile(_MERGERS[name].function)}; rename it"
-            )
+            raise MergeError(f"merger {name} is already defined in {_file_name(_MERGERS[name].function)}; rename it")
         wanted = needs or ("rows" if first.name == "context" else "nothing")
         _MERGERS[name] = Merger(
-            name, title, paper, first.name, function, parameters, options, random, holds, safety, wanted
+            name, title, paper, first.name, function, parameters, options, random, ordered, named, holds, safety, wanted
         )
         return function
 
@@ -169,19 +180,71 @@ def merger(
 
 
 def load_all() -> dict[str, Merger]:
-    """Every merger of this package, by name. Importing a module registers what it defines."""
+    """Every merger by name: those of this package, of installed packages (entry-point group `merges`), and of the files
+    that `load_plugin` was given. Importing a module registers what it defines.
+
+    A package's plug-in that cannot be used is noted in FAILED, and the others go on.
+    """
     package = importlib.import_module("merges")
     for module in pkgutil.iter_modules(package.__path__):
         if not module.ispkg:
             importlib.import_module(f"merges.{module.name}")
+    for point in importlib.metadata.entry_points(group="merges"):
+        where = point.dist.name if point.dist else "an installed package"
+        _try(f"the entry point {point.name} = {point.value} of {where}", point.load)
     return dict(sorted(_MERGERS.items()))
+
+
+def load_plugin(path: Path) -> None:
+    """Register the mergers of a Python file; one that cannot be used is noted in FAILED.
+
+    A plug-in is code that runs with all your rights: load what you have read.
+    """
+    load_all()  # so that a file that takes a name of ours is the one that is blamed
+    _try(f"the plug-in {path}", lambda: _import_file(path))
+
+
+def _try(what: str, load: Callable[[], object]) -> None:
+    if what in _TRIED:
+        return
+    _TRIED.add(what)
+    before = dict(_MERGERS)
+    try:
+        load()
+    except Exception as error:  # somebody else's code may raise anything
+        _MERGERS.clear()
+        _MERGERS.update(before)
+        reason = str(error) if isinstance(error, MergeError) else f"{type(error).__name__}: {error}"
+        FAILED[what] = " ".join(reason.split()) or type(error).__name__
+        return
+    if _MERGERS.keys() == before.keys():
+        FAILED[what] = "it defines no merger; decorate a function with @merger"
+
+
+def _import_file(path: Path) -> None:
+    if not path.is_file():
+        raise MergeError("there is no such file")
+    name = f"merges_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise MergeError("it is not a Python file; its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # as an import would: dataclasses and pickling look a module up there
+    spec.loader.exec_module(module)
+
+
+def _file_name(function: Callable[..., Any]) -> str:
+    return Path(inspect.getfile(function)).name
 
 
 def find(name: str) -> Merger:
     """The merger of that name. Raises MergeError naming the nearest one."""
     mergers = load_all()
     if name not in mergers:
-        raise MergeError(f"unknown method {name!r}{nearest(name, mergers)} (`python -m bench list mergers` shows all)")
+        lost = "".join(f"; {what} could not be used: {reason}" for what, reason in FAILED.items())
+        raise MergeError(
+            f"unknown method {name!r}{nearest(name, mergers)} (`python -m bench list mergers` shows all){lost}"
+        )
     return mergers[name]
 
 

@@ -15,7 +15,7 @@ from merges.registry import PerModel, merger, param
 PARALLEL = 0.9995  # above this |cos Ω| the arc is a straight line to float32, and sin Ω too small to divide by
 
 
-@merger(title="SLERP", paper="Shoemake 1985")
+@merger(title="SLERP", paper="Shoemake 1985", ordered=True)
 def slerp(tensors: Tensor, *, weight: PerModel = param(1.0, low=0, high=2)) -> Tensor:
     """Interpolate along the great circle through the flattened tensors.
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from merges.blocks import blockwise
 from merges.registry import Held, PerModel, at_once, merger, param
 
 
@@ -27,14 +28,18 @@ def ties(
     elements of a task vector that is kept (0.2 in the paper). lam: scale of the merged task vector.
     """
     bounds = held(thresholds, deltas, density)
-    trimmed = torch.stack([keep_from(delta, bound) for delta, bound in zip(deltas, bounds, strict=True)])
-    return lam * disjoint_mean(trimmed, weight)
+
+    def elect(block: Tensor) -> Tensor:
+        trimmed = torch.stack([keep_from(delta, bound) for delta, bound in zip(block, bounds, strict=True)])
+        return lam * disjoint_mean(trimmed, weight)
+
+    return blockwise(elect, deltas)
 
 
 def thresholds(deltas: Tensor, density: float) -> list[float]:
     """The magnitude of the k-th largest element of each task vector, k = max(1, floor(density·N))."""
     keep = max(1, int(density * deltas[0].numel()))
-    return [0.0 if keep >= delta.numel() else _kth_largest(delta.abs().flatten(), keep) for delta in deltas]
+    return [0.0 if keep >= delta.numel() else kth_largest(delta.abs().flatten(), keep) for delta in deltas]
 
 
 def trim(delta: Tensor, density: float) -> Tensor:
@@ -48,7 +53,8 @@ def keep_from(delta: Tensor, threshold: float) -> Tensor:
     return torch.nn.functional.hardshrink(delta, float(np.nextafter(np.float32(threshold), np.float32(0))))
 
 
-def _kth_largest(values: Tensor, k: int) -> float:
+def kth_largest(values: Tensor, k: int) -> float:
+    """The k-th largest of a vector, k from 1."""
     rank = values.numel() - k
     if values.is_cpu:  # the same selection as kthvalue, ten times as fast: NumPy's is vectorised
         return float(np.partition(values.numpy(), rank)[rank])

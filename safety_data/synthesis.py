@@ -24,7 +24,7 @@ Answers = Literal["own", "fixed"]  # the parents' own, or the phrase lists'
 Answer = Callable[[Sequence[str]], list[Reply]]  # greedy answers of the parent whose rows these are
 Judge = Callable[[str, str], str]  # (prompt, answer) -> why the answer is not the wanted one; "" where it is
 
-TASK_ROWS, SAFETY_ROWS, BENIGN_ROWS = 160, 140, 70  # of a domain, and over all categories
+TASK_ROWS, SAFETY_ROWS, BENIGN_ROWS = 240, 140, 140  # of a domain, and over all categories
 
 
 @dataclass(frozen=True)

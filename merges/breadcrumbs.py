@@ -1,0 +1,53 @@
+"""Model Breadcrumbs: drop the largest and the smallest elements of each task vector, then task arithmetic.
+
+δ_i' keeps, by magnitude, the next `density` share below the `gamma` largest;  θ = θ_b + λ Σ w_i δ_i'
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from merges.blocks import blockwise
+from merges.registry import Held, PerModel, at_once, merger, param
+
+
+@merger(title="Model Breadcrumbs", paper="arXiv:2312.06795")
+def breadcrumbs(
+    deltas: Tensor,
+    *,
+    weight: PerModel = param(1.0, low=0, high=1.5),
+    density: float = param(0.15, low=0.01, high=1, smooth=False),
+    gamma: float = param(0.01, low=0, high=0.5, smooth=False),
+    lam: float = param(0.4, low=0, high=2),
+    held: Held = at_once,
+) -> Tensor:
+    """Keep what is neither large nor small, then sum.
+
+    deltas: [n_models, *shape] -> [*shape]. weight, lam: as in Task Arithmetic. density: share of the elements that is
+    kept (0.15 in the paper). gamma: share of the largest that is dropped; where density + gamma exceed 1, less is.
+    """
+    limits = held(bounds, deltas, density, gamma)
+    return blockwise(lambda block: torch.tensordot(lam * weight, middle(block, limits), dims=1), deltas)
+
+
+def bounds(deltas: Tensor, density: float, gamma: float) -> list[tuple[float, float]]:
+    """The smallest and the largest magnitude that is kept of each task vector."""
+    return [_bounds(delta.abs().flatten(), density, gamma) for delta in deltas]
+
+
+def middle(deltas: Tensor, limits: list[tuple[float, float]]) -> Tensor:
+    """Zero what lies outside the limits; elements of the same magnitude as a limit are kept. [n_models, *shape]"""
+    sizes = deltas.abs()
+    inside = [(size >= low) & (size <= high) for size, (low, high) in zip(sizes, limits, strict=True)]
+    return deltas * torch.stack(inside)
+
+
+def _bounds(sizes: Tensor, density: float, gamma: float) -> tuple[float, float]:
+    count = sizes.numel()
+    keep = max(1, int(density * count))
+    first = max(0, count - keep - int(gamma * count))  # rank of the smallest that is kept
+    ranks = (first, first + keep - 1)
+    if sizes.is_cpu:
+        found = np.partition(sizes.numpy(), ranks)
+        return float(found[ranks[0]]), float(found[ranks[1]])
+    return tuple(sizes.kthvalue(rank + 1).values.item() for rank in ranks)

@@ -1,0 +1,31 @@
+"""Consensus Task Arithmetic: add up only the elements that several models find important.
+
+m_i = [ |δ_i| > strictness · |Σ δ_j − δ_i| ],   θ = θ_b + λ Σ δ_i where at least `agreement` of the m_i hold, else θ_b
+"""
+
+import torch
+from torch import Tensor
+
+from merges.errors import MergeError
+from merges.registry import merger, param
+
+
+@merger(title="Consensus Task Arithmetic", paper="arXiv:2405.07813")
+def consensus_ta(
+    deltas: Tensor,
+    *,
+    strictness: float = param(0.4, low=0, high=2, smooth=False),
+    agreement: float = 2.0,
+    lam: float = param(0.4, low=0, high=2),
+) -> Tensor:
+    """Drop what is selfish or of no use to anyone.
+
+    deltas: [n_models, *shape] -> [*shape]. strictness: how far a model's own change must stand out from that of the
+    others (λ_t in the paper, 0.2 to 0.6). agreement: how many models must find an element important; of fewer models
+    than that, all. lam: as in Task Arithmetic. Raises MergeError for an agreement that is not a positive whole number.
+    """
+    if agreement < 1 or agreement != int(agreement):
+        raise MergeError(f"consensus_ta: agreement must be a whole number from 1, got {agreement:g}")
+    total = deltas.sum(0)
+    important = deltas.abs() > strictness * (total - deltas).abs()
+    return lam * total * (important.sum(0) >= min(int(agreement), len(deltas)))

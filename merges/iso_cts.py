@@ -1,0 +1,51 @@
+"""Iso-CTS: equally strong directions, some common to all models and some of each model's own.
+
+Σ δ_i = U diag(σ) Vᵀ, its first k = ⌈common · r⌉ directions are common;
+of each model the first (r − k) / n directions of δ_i − U_k U_kᵀ δ_i are added;
+θ = θ_b + λ σ̄ U' V'ᵀ, both sides made orthogonal and σ̄ the mean of all strengths; vectors and scalars: mean(δ)
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from merges.iso_c import svd
+from merges.registry import merger, param
+
+
+@merger(title="Iso-CTS", paper="arXiv:2502.04959")
+def iso_cts(
+    deltas: Tensor,
+    *,
+    common: float = param(0.8, low=0, high=1, smooth=False),
+    lam: float = param(1.0, low=0, high=3),
+) -> Tensor:
+    """Flatten the spectrum over common and task-specific directions.
+
+    deltas: [n_models, *shape] -> [*shape]; tensors of more than two dimensions count as matrices [first, rest]. common:
+    share of the directions of the sum that is kept (0.8 in the paper). lam: scale of the merged task vector.
+    """
+    if deltas.dim() < 3 or not deltas.any():
+        return lam * deltas.mean(0)
+    matrices = deltas.flatten(2)
+    u, s, vh = svd(matrices.sum(0))
+    kept = math.ceil(common * len(s))
+    own = (len(s) - kept) // len(matrices)
+    parts = [(u[:, :kept], s[:kept], vh[:kept])]
+    for matrix in matrices if own else ():
+        rest = matrix - parts[0][0] @ (parts[0][0].T @ matrix)
+        if rest.any():
+            parts.append(tuple(part[:, :own] if place == 0 else part[:own] for place, part in enumerate(svd(rest))))
+    left, strengths, right = (
+        torch.cat([p[0] for p in parts], 1),
+        torch.cat([p[1] for p in parts]),
+        [p[2] for p in parts],
+    )
+    return lam * (strengths.mean() * orthogonal(left) @ orthogonal(torch.cat(right))).view(deltas.shape[1:])
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """The nearest matrix with orthonormal rows or columns: P Qᵀ of its SVD P diag(σ) Qᵀ."""
+    p, _, qh = torch.linalg.svd(matrix, full_matrices=False)
+    return p @ qh

@@ -1,0 +1,56 @@
+"""Karcher mean: the point of the sphere whose squared angles to all models' directions are smallest.
+
+    θ = (Σ α_i |θ_i|) · u,   u = argmin Σ α_i angle(u, θ_i/|θ_i|)²,   α_i = w_i / Σ w_i
+
+Riemannian gradient descent: u <- cos|v| u + sin|v| v/|v| with v = Σ α_i Ω_i/sin Ω_i (u_i − cos Ω_i u), until |v| < tol.
+Every step stays in the span of the models, so it is taken on n coefficients in float64: iterating in bf16 stops at once.
+"""
+
+import torch
+from torch import Tensor
+
+from merges.errors import MergeError
+from merges.registry import PerModel, merger, param
+from merges.sphere import combine, gram
+
+STEPS = 200  # far more than are taken where directions are not opposite
+
+
+@merger(title="Karcher mean", paper="arXiv:2603.04972")
+def karcher(tensors: Tensor, *, weight: PerModel = param(1.0, low=0, high=2), tol: float = 1e-9) -> Tensor:
+    """Average the directions on the sphere, and the norms.
+
+    tensors: [n_models, *shape] -> [*shape]. weight: share of each model. tol: radians a step; the descent ends below
+    it. Raises MergeError where all weights are zero.
+    """
+    if not weight.sum() > 0:
+        raise MergeError("karcher: the weights sum to zero; give at least one model a weight")
+    share = (weight / weight.sum()).double()
+    products = gram(tensors)
+    norms = products.diagonal().sqrt()
+    pointing = norms > 0
+    inverse = torch.where(pointing, 1 / torch.where(pointing, norms, 1.0), 0.0)
+    cosines = products * inverse[:, None] * inverse[None]  # between the unit vectors
+    alpha = torch.where(pointing, share, 0.0)
+    if not alpha.sum() > 0:
+        return combine(share, tensors)
+    alpha = alpha / alpha.sum()
+    mean = _unit(alpha, cosines, alpha.argmax())  # u = Σ mean_i u_i
+    for _ in range(STEPS):
+        seen = (cosines @ mean).clamp(-1, 1)
+        angle = torch.arccos(seen)
+        factor = alpha * torch.where(angle > 0, angle / torch.sin(angle).clamp_min(1e-300), 1.0)
+        step = factor - (factor * seen).sum() * mean
+        length = (step @ cosines @ step).clamp_min(0).sqrt()
+        if length < tol:
+            break
+        mean = _unit(torch.cos(length) * mean + torch.sin(length) * step / length, cosines, alpha.argmax())
+    return combine((share * norms).sum() * mean * inverse, tensors)
+
+
+def _unit(coefficients: Tensor, cosines: Tensor, otherwise: Tensor) -> Tensor:
+    """The same direction with norm 1; that of one model where the sum vanishes."""
+    norm = (coefficients @ cosines @ coefficients).clamp_min(0).sqrt()
+    if norm > 1e-12:
+        return coefficients / norm
+    return torch.nn.functional.one_hot(otherwise, len(coefficients)).to(coefficients)

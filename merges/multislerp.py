@@ -1,0 +1,43 @@
+"""Multi-SLERP: interpolate task vectors in the plane that touches the sphere at their mean direction.
+
+    m = Σ α_i u_i / |Σ α_i u_i|,   v = Σ α_i (u_i − <u_i, m> m)
+    θ = θ_b + (Σ α_i |δ_i|) (cos|v| m + sin|v| v/|v|),   u_i = δ_i/|δ_i|,   α_i = w_i / Σ w_i
+
+One step of the Karcher mean, with the projection instead of the arc. Two task vectors that cancel are averaged.
+"""
+
+import torch
+from torch import Tensor
+
+from merges.errors import MergeError
+from merges.registry import PerModel, merger, param
+from merges.sphere import combine, gram
+
+SMALL = 1e-8  # a mean direction shorter than this is none
+
+
+@merger(title="Multi-SLERP", paper="Goddard 2025")
+def multislerp(deltas: Tensor, *, weight: PerModel = param(1.0, low=0, high=2)) -> Tensor:
+    """Interpolate between any number of task vectors at once.
+
+    deltas: [n_models, *shape] -> [*shape]. weight: share of each model. Raises MergeError where all weights are zero,
+    and where three or more task vectors cancel.
+    """
+    if not weight.sum() > 0:
+        raise MergeError("multislerp: the weights sum to zero; give at least one model a weight")
+    share = (weight / weight.sum()).double()
+    products = gram(deltas)
+    norms = products.diagonal().sqrt()
+    inverse = torch.where(norms > 0, 1 / torch.where(norms > 0, norms, 1.0), 0.0)
+    cosines = products * inverse[:, None] * inverse[None]
+    length = (share @ cosines @ share).clamp_min(0).sqrt()
+    if length < SMALL:
+        if len(deltas) > 2 and (share * norms).sum() > 0:
+            raise MergeError("multislerp: the weighted directions cancel; choose other weights")
+        return combine(share, deltas)
+    mean = share / length
+    along = cosines @ mean
+    tangent = share - (share * along).sum() * mean
+    angle = (tangent @ cosines @ tangent).clamp_min(1e-30).sqrt()  # the root's slope at 0 is infinite
+    turned = torch.cos(angle) * mean + torch.sinc(angle / torch.pi) * tangent
+    return combine((share * norms).sum() * turned * inverse, deltas)
