@@ -28,6 +28,11 @@ from torch import Tensor
 from bench.errors import BenchError
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
 _IDENTITY = ("*.safetensors", "tokenizer*", "special_tokens_map.json", "chat_template*", "generation_config.json")
 
 
@@ -60,6 +65,10 @@ class Checkpoint(Mapping[str, Tensor]):
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape, read from the file's header."""
         return tuple(self._open[self._file_of[name]].get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> torch.dtype:
+        """A tensor's dtype, read from the file's header."""
+        return DTYPES[self._open[self._file_of[name]].get_slice(name).get_dtype()]
 
     @cached_property
     def sha256(self) -> str:
@@ -115,6 +124,9 @@ class AdaptedCheckpoint(Mapping[str, Tensor]):
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self.parent.shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return torch.float32 if name in self._pairs else self.parent.dtype(name)
 
     @cached_property
     def sha256(self) -> str:

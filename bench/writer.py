@@ -1,6 +1,6 @@
 """Writes a checkpoint as it is made: sharded safetensors, one tensor at a time, a folder that appears when it is whole.
 
-    write_checkpoint(weights, shapes, out, source=parent.folder, dtype=torch.bfloat16, card="# ...")
+    write_checkpoint(weights, shapes, out, source=parent.folder, dtype=torch.bfloat16, texts={"README.md": ...})
 
 A safetensors file is a header and then the tensors' bytes. All shapes are known before the first tensor is, so headers
 are written first and no shard is ever held in memory.
@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bench.checkpoints import DTYPES
 from bench.errors import BenchError
 
 SHARD = 5_000_000_000  # bytes of a shard, as transformers writes them
@@ -30,8 +31,7 @@ KEPT = (  # what a model's folder holds beside its weights
     "merges.txt",
     "chat_template*",
 )
-_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}
-_NAMES |= {torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]  # tensor name -> shape, dtype
 
@@ -43,14 +43,15 @@ def write_checkpoint(
     *,
     source: Path,
     dtype: torch.dtype,
-    card: str,
+    texts: Mapping[str, str],
     shard: int = SHARD,
 ) -> Path:
     """Write a stream of (name, tensor), in the order of `layout`, as an HF folder. Returns `out`.
 
-    Configuration, tokenizer and chat template come from the folder `source`. The folder is made beside `out` and takes
-    its name when everything is on disk; an interrupted write leaves nothing of that name. Raises BenchError where `out`
-    is there already or cannot be written, and where the stream does not fit the layout.
+    Configuration, tokenizer and chat template come from the folder `source`; `texts` are more files, by name. The
+    folder is made beside `out` and takes its name when everything is on disk; an interrupted write leaves nothing of
+    that name. Raises BenchError where `out` is there already or cannot be written, and where the stream does not fit
+    the layout.
     """
     if out.exists():
         raise BenchError(f"{out} is there already; choose another folder, or remove it")
@@ -72,7 +73,8 @@ def write_checkpoint(
         config["dtype"] = str(dtype).removeprefix("torch.")
         config.pop("torch_dtype", None)
         _write_json(work / "config.json", config)
-        (work / "README.md").write_text(card, encoding="utf-8")
+        for name, text in texts.items():
+            (work / name).write_text(text, encoding="utf-8")
     return out
 
 

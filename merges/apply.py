@@ -64,6 +64,7 @@ class Plan:
     seed: int
     dtype: torch.dtype = torch.bfloat16
     aligned: Model | None = None
+    device: str = "cpu"  # where it is computed
     held: "_Held | None" = None  # see `holding`
 
     def __post_init__(self) -> None:
@@ -146,8 +147,8 @@ class Plan:
         if not origin.is_floating_point() or all(torch.equal(tensor, origin) for tensor in tensors.values()):
             return _Inputs(origin)
         shape = origin.shape or (1,)  # a scalar is a vector of one element to a merger
-        stacked = torch.stack([tensor.float().view(shape) for tensor in tensors.values()])
-        base = origin.float().view(shape)
+        stacked = torch.stack([tensor.to(self.device).float().view(shape) for tensor in tensors.values()])
+        base = origin.to(self.device).float().view(shape)
         if self.merger.form == "deltas":
             stacked -= base
         # A method that elects or selects can lose a NaN on its way, so the input is checked as well as the output.
@@ -159,7 +160,9 @@ class Plan:
     def _arguments(self, tensor: str, values: Mapping[str, Value]) -> dict[str, Any]:
         """Coefficients and options as the merger's function takes them: per-model values as tensors, generators seeded
         freshly, so that a tensor merged twice is the same twice."""
-        arguments: dict[str, Any] = {k: torch.tensor(v) if isinstance(v, list) else v for k, v in values.items()}
+        arguments: dict[str, Any] = {
+            k: torch.tensor(v, device=self.device) if isinstance(v, list) else v for k, v in values.items()
+        }
         if self.merger.random:
             arguments["rngs"] = tuple(_generator(self.seed, model, tensor) for model in self.sources)
         if self.merger.named:

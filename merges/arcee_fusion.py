@@ -2,8 +2,8 @@
 
 I = |b − a| · KL(softmax(b) ‖ softmax(a)) row by row,   θ = b where I >= median(I) + 1.5 (q3(I) − q1(I)), else a
 
-From the first model on, each further one is folded in. Quartiles are exact; the reference implementation estimates those
-of more than a million elements from a random sample.
+From the first model on, each further one is folded in. Quartiles are exact; the reference implementation estimates
+those of more than a million elements from a random sample.
 """
 
 import numpy as np

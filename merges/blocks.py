@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-BLOCK = 2**17  # elements of a block
+BLOCK = 2**18  # elements of a block
 
 
 def blockwise(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:

@@ -19,11 +19,12 @@ def breadcrumbs_ties(
     density: float = param(0.15, low=0.01, high=1, smooth=False),
     gamma: float = param(0.01, low=0, high=0.5, smooth=False),
     lam: float = param(1.0, low=0, high=2),
+    normalize: bool = True,
     held: Held = at_once,
 ) -> Tensor:
     """Keep what is neither large nor small, elect sign, disjoint mean.
 
-    deltas: [n_models, *shape] -> [*shape]. weight, lam: as in TIES. density, gamma: as in Model Breadcrumbs.
+    deltas: [n_models, *shape] -> [*shape]. weight, lam, normalize: as in TIES. density, gamma: as in Model Breadcrumbs.
     """
     limits = held(bounds, deltas, density, gamma)
-    return blockwise(lambda block: lam * disjoint_mean(middle(block, limits), weight), deltas)
+    return blockwise(lambda block: lam * disjoint_mean(middle(block, limits), weight, normalize), deltas)

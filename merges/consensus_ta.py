@@ -3,7 +3,6 @@
 m_i = [ |δ_i| > strictness · |Σ δ_j − δ_i| ],   θ = θ_b + λ Σ δ_i where at least `agreement` of the m_i hold, else θ_b
 """
 
-import torch
 from torch import Tensor
 
 from merges.errors import MergeError

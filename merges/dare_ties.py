@@ -20,18 +20,19 @@ def dare_ties(
     weight: PerModel = param(1.0, low=0, high=1.5),
     density: float = param(0.5, low=0.01, high=1, smooth=False),
     lam: float = param(1.0, low=0, high=2),
+    normalize: bool = True,
     rescale: str = "density",
     held: Held = at_once,
 ) -> Tensor:
     """Drop at random and rescale, elect sign, disjoint mean.
 
-    deltas: [n_models, *shape] -> [*shape]. weight, lam: as in TIES. density: probability that an element is kept.
-    rescale: "density" divides by it, as in the paper; "l1" restores each task vector's L1 norm. rngs: drawn per
-    (seed, model, tensor), so order and parallelism never change the result.
+    deltas: [n_models, *shape] -> [*shape]. weight, lam, normalize: as in TIES. density: probability that an element
+    is kept. rescale: "density" divides by it, as in the paper; "l1" restores each task vector's L1 norm. rngs: drawn
+    per (seed, model, tensor), so order and parallelism never change the result.
     """
     masks = held(drawn, rngs, deltas, density)
     scale = scales(deltas, masks, density, rescale)
-    return blockwise(lambda block, kept: lam * disjoint_mean(block * kept * scale, weight), deltas, masks)
+    return blockwise(lambda block, kept: lam * disjoint_mean(block * kept * scale, weight, normalize), deltas, masks)
 
 
 def drawn(rngs: Rngs, deltas: Tensor, density: float) -> Tensor:

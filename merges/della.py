@@ -24,25 +24,26 @@ def della(
     density: float = param(0.5, low=0.01, high=1, smooth=False),
     epsilon: float = param(0.15, low=0, high=0.5, smooth=False),
     lam: float = param(1.0, low=0, high=2),
+    normalize: bool = True,
     rescale: str = "probability",
     held: Held = at_once,
 ) -> Tensor:
     """Drop by rank and rescale, elect sign, disjoint mean.
 
-    deltas: [n_models, *shape] -> [*shape]. weight, lam: as in TIES. density: mean probability that an element is kept.
-    epsilon: how far the probability of the smallest lies below the mean, and that of the largest above it; where it
-    would leave [0, 1] it is cut there. rescale: "probability" divides each element by its own, as in the paper; "l1"
-    restores each task vector's L1 norm.
+    deltas: [n_models, *shape] -> [*shape]. weight, lam, normalize: as in TIES. density: mean probability that an
+    element is kept. epsilon: how far the probability of the smallest lies below the mean, and that of the largest
+    above it; where it would leave [0, 1] it is cut there. rescale: "probability" divides each element by its own, as
+    in the paper; "l1" restores each task vector's L1 norm.
     """
     inverse = held(kept, rngs, deltas, density, epsilon)
     scale = scales(deltas, inverse, rescale)
     return blockwise(
-        lambda block, inverse: lam * disjoint_mean(magprune(block, inverse, scale), weight), deltas, inverse
+        lambda block, inverse: lam * disjoint_mean(magprune(block, inverse, scale), weight, normalize), deltas, inverse
     )
 
 
 def kept(rngs: Rngs, deltas: Tensor, density: float, epsilon: float) -> Tensor:
-    """1 / p where an element is kept, else 0: [n_models, *shape]. Drawn on the CPU, so that every device sees the same."""
+    """1 / p where an element is kept, else 0: [n_models, *shape]. Drawn on the CPU: every device sees the same."""
     return torch.stack([_kept(delta, rng, density, epsilon) for delta, rng in zip(deltas, rngs, strict=True)])
 
 

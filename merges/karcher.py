@@ -3,7 +3,7 @@
     θ = (Σ α_i |θ_i|) · u,   u = argmin Σ α_i angle(u, θ_i/|θ_i|)²,   α_i = w_i / Σ w_i
 
 Riemannian gradient descent: u <- cos|v| u + sin|v| v/|v| with v = Σ α_i Ω_i/sin Ω_i (u_i − cos Ω_i u), until |v| < tol.
-Every step stays in the span of the models, so it is taken on n coefficients in float64: iterating in bf16 stops at once.
+Every step stays in the span of the models, so it is taken on n coefficients in float64: in bf16 it would stop at once.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""SCE: select the elements in which the models differ most, weigh models by the size of their changes, erase minorities.
+"""SCE: select the elements in which models differ most, weigh models by the size of their changes, erase minorities.
 
 select     keep the k = floor(density · N') elements of largest variance over the models, N' those of any variance
 calculate  α_i = mean(δ_i²) / Σ_j mean(δ_j²)

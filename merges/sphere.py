@@ -1,7 +1,7 @@
 """Directions of tensors as points of a sphere, described by the angles between them alone.
 
-Every mean of directions lies in their span. So it is found as n coefficients from the n x n matrix of inner products, in
-float64, and only then are the tensors themselves added up, once.
+Every mean of directions lies in their span. So it is found as n coefficients from the n x n matrix of inner products,
+in float64, and only then are the tensors themselves added up, once.
 """
 
 import torch

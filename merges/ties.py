@@ -20,18 +20,20 @@ def ties(
     weight: PerModel = param(1.0, low=0, high=1.5),
     density: float = param(0.2, low=0.01, high=1, smooth=False),
     lam: float = param(1.0, low=0, high=2),
+    normalize: bool = True,
     held: Held = at_once,
 ) -> Tensor:
     """Trim, elect sign, disjoint mean.
 
     deltas: [n_models, *shape] -> [*shape]. weight: share of each model in election and mean. density: share of the
-    elements of a task vector that is kept (0.2 in the paper). lam: scale of the merged task vector.
+    elements of a task vector that is kept (0.2 in the paper). lam: scale of the merged task vector. normalize:
+    divide by the weights of the models that agree; without it the merge is their weighted sum.
     """
     bounds = held(thresholds, deltas, density)
 
     def elect(block: Tensor) -> Tensor:
         trimmed = torch.stack([keep_from(delta, bound) for delta, bound in zip(block, bounds, strict=True)])
-        return lam * disjoint_mean(trimmed, weight)
+        return lam * disjoint_mean(trimmed, weight, normalize)
 
     return blockwise(elect, deltas)
 
@@ -61,12 +63,16 @@ def kth_largest(values: Tensor, k: int) -> float:
     return values.kthvalue(rank + 1).values.item()
 
 
-def disjoint_mean(deltas: Tensor, weight: Tensor) -> Tensor:
+def disjoint_mean(deltas: Tensor, weight: Tensor, normalize: bool = True) -> Tensor:
     """Per element the weighted mean of the task vectors whose sign is the elected one; 0 where there is none.
 
-    deltas: [n_models, *shape], weight: [n_models], none negative -> [*shape].
+    deltas: [n_models, N], weight: [n_models], none negative -> [N]. normalize: False gives the weighted sum.
     """
-    elected = torch.where(torch.tensordot(weight, deltas, dims=1) >= 0, 1.0, -1.0)
-    agreeing = (deltas * elected).clamp_min_(0)  # the magnitude where the sign is the elected one, else 0
-    total = torch.tensordot(weight, agreeing.sign(), dims=1)
-    return elected * torch.tensordot(weight, agreeing, dims=1) / torch.where(total > 0, total, 1.0)
+    with torch.no_grad():  # the election is held while weights are differentiated
+        elected = (weight @ deltas >= 0).to(deltas).mul_(2).sub_(1)
+        agreeing = (deltas * elected).clamp_min_(0)  # the magnitude where the sign is the elected one, else 0
+    merged = elected * (weight @ agreeing)
+    if not normalize:
+        return merged
+    total = weight @ agreeing.sign()
+    return merged / (total + (total <= 0))

@@ -2,9 +2,9 @@
 
     θ = θ_b + λ τ,   τ = argmin Σ ‖(τ − δ_i) δ_iᵀ‖² / ‖δ_i‖²   for matrices, by Adam from Σ δ_i
 
-The rows of δ_i span what its layer was fed while it was trained. The loss is quadratic, so its gradient needs one product
-a step: 2 (τ G − T) with G = Σ δ_iᵀ δ_i / ‖δ_i‖² and T = Σ δ_i δ_iᵀ δ_i / ‖δ_i‖². What is no linear layer (vectors, scalars,
-embeddings, and the head, which may be the embedding) is summed.
+The rows of δ_i span what its layer was fed while it was trained. The loss is quadratic, so its gradient needs one
+product a step: 2 (τ G − T) with G = Σ δ_iᵀ δ_i / ‖δ_i‖² and T = Σ δ_i δ_iᵀ δ_i / ‖δ_i‖². What is no linear layer
+(vectors, scalars, embeddings, and the head, which may be the embedding) is summed.
 """
 
 import re

@@ -1,0 +1,112 @@
+"""Merging as a tool of its own: a recipe, and the HF folder that comes of it.
+
+    write(Recipe(find("ties"), {"math": math, "chem": chem}, base, coefficients, groups), Path("merged"))
+
+Tensors are merged by several threads, each one tensor at a time, while finished ones are written. What a thread
+computes does not depend on how many there are.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bench.card import coefficients_json, merge_card
+from bench.checkpoints import AnyCheckpoint, check_same_architecture
+from bench.errors import BenchError
+from bench.writer import SHARD, write_checkpoint
+from merges.apply import Plan
+from merges.registry import Merger
+from merges.space import Coefficients
+
+AHEAD = 512 * 2**20  # bytes of merged tensors that may wait to be written, beside the one that is
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a merge is. `groups` says which coefficients hold for which tensor; `folder` is
+    whose configuration, tokenizer and chat template the result gets; `told` is what the model card says of its origin.
+    """
+
+    merger: Merger
+    models: Mapping[str, AnyCheckpoint]
+    base: AnyCheckpoint | None
+    coefficients: Coefficients
+    groups: Mapping[str, str]
+    aligned: AnyCheckpoint | None = None
+    folder: Path | None = None
+    dtype: torch.dtype = torch.bfloat16
+    seed: int = 0
+    told: str = "a call from Python"
+
+    @property
+    def parents(self) -> dict[str, AnyCheckpoint]:
+        """All checkpoints that take part, by name."""
+        apart = {"base": self.base, "aligned": self.aligned}
+        known = list(self.models.values())
+        extra = {name: parent for name, parent in apart.items() if parent is not None and parent not in known}
+        return {**extra, **self.models}
+
+
+def write(recipe: Recipe, out: Path, *, device: str = "cpu", threads: int | None = None, shard: int = SHARD) -> Path:
+    """Merge into the HF folder `out`, which must not be there yet. Returns it.
+
+    Raises BenchError or MergeError with the reason; then nothing is left of the folder.
+    """
+    if out.exists():
+        raise BenchError(f"{out} is there already; choose another folder, or remove it")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise BenchError(f"--device {device}: PyTorch sees no CUDA GPU here; leave it out to merge on the CPU")
+    check_same_architecture(recipe.parents)
+    plan = Plan(
+        recipe.merger,
+        recipe.models,
+        recipe.base,
+        recipe.groups,
+        recipe.seed,
+        recipe.dtype,
+        recipe.aligned,
+        device=device,
+    )
+    reference = recipe.base if recipe.base is not None else next(iter(recipe.models.values()))
+    layout = {name: (reference.shape(name), _dtype(reference, name, recipe.dtype)) for name in reference}
+    workers = threads or torch.get_num_threads()
+    return write_checkpoint(
+        _merged(plan, recipe.coefficients, layout, workers),
+        layout,
+        out,
+        source=recipe.folder or reference.folder,
+        dtype=recipe.dtype,
+        texts={"README.md": merge_card(recipe), "coefficients.json": coefficients_json(recipe)},
+        shard=shard,
+    )
+
+
+def _merged(plan: Plan, coefficients: Coefficients, layout, workers: int) -> Iterator[tuple[str, Tensor]]:
+    """The merged tensors in order, some being computed while the caller handles one."""
+    waiting: deque[tuple[str, Future[Tensor], int]] = deque()
+    names, held = iter(layout), 0
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        upcoming = next(names, None)
+        while upcoming is not None or waiting:
+            while upcoming is not None and len(waiting) < 2 * workers and (held < AHEAD or not waiting):
+                size = torch.Size(layout[upcoming][0]).numel() * plan.dtype.itemsize
+                waiting.append((upcoming, pool.submit(plan.tensor, upcoming, coefficients), size))
+                held, upcoming = held + size, next(names, None)
+            name, future, size = waiting.popleft()
+            try:
+                yield name, future.result()
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+            held -= size
+
+
+def _dtype(reference: AnyCheckpoint, name: str, dtype: torch.dtype) -> torch.dtype:
+    """Floating-point tensors are cast, others stay what they are."""
+    own = reference.dtype(name)
+    return dtype if own.is_floating_point else own
