@@ -50,7 +50,7 @@ def merge_card(recipe: "Recipe") -> str:
         paper=recipe.merger.paper,
         parents=len(recipe.parents),
         rows="\n".join(f"| {name} | {_role(recipe, name)} | `{p.sha256}` |" for name, p in recipe.parents.items()),
-        dtype=str(recipe.dtype).removeprefix("torch."),
+        dtype=recipe.dtype_name,
         seed=recipe.seed,
         told=recipe.told,
         coefficients=f"One value a model is in the order {', '.join(recipe.models)}.\n\n{text}",

@@ -50,29 +50,26 @@ class Bench:
     def dtype(self) -> torch.dtype:
         return getattr(torch, self.suite.engine.dtype)
 
-    @property
-    def base(self) -> AnyCheckpoint:
-        """Where task vectors start: the base, or the aligned parent where a suite has no base."""
-        return self.parents[[*self.suite.of_role("base"), *self.suite.of_role("aligned")][0]]
 
-    def models(self, merger: Merger) -> dict[str, AnyCheckpoint]:
-        """The parents that are merged, in the suite's order: the aligned one and the experts; the experts alone where
-        the merger is given the aligned parent apart. So too for task vectors without a base: the aligned parent's own
-        is zero, and its coefficients could change nothing."""
-        apart = merger.safety or (merger.form == "deltas" and not self.suite.of_role("base"))
-        aligned = [] if apart else self.suite.of_role("aligned")
-        return {name: self.parents[name] for name in [*aligned, *self.suite.of_role("expert")]}
+def models_of(
+    suite: Suite, parents: Mapping[str, AnyCheckpoint], merger: Merger
+) -> tuple[dict[str, AnyCheckpoint], AnyCheckpoint, AnyCheckpoint | None]:
+    """What a merger is given of a suite's parents: the models, the base, and the aligned parent where it comes apart.
 
-    def aligned(self, merger: Merger) -> AnyCheckpoint | None:
-        """The aligned parent for a merger that is given its task vector. Raises MergeError where there is no base."""
-        if not merger.safety:
-            return None
-        if not self.suite.of_role("base"):
-            raise MergeError(
-                f"{merger.name} needs to know what alignment changed, and the suite {self.suite.name} has no parent of "
-                "role base; name the model that the aligned parent was made from"
-            )
-        return self.parents[self.suite.of_role("aligned")[0]]
+    The models are the aligned parent and the experts, in the suite's order; the experts alone where the merger is given
+    the aligned parent apart. So too for task vectors without a base: the aligned parent's own is zero, and its
+    coefficients could change nothing. Raises MergeError where the aligned parent's task vector is asked for and there
+    is no base.
+    """
+    (aligned,), bases = suite.of_role("aligned"), suite.of_role("base")
+    if merger.safety and not bases:
+        raise MergeError(
+            f"{merger.name} needs to know what alignment changed, and the suite {suite.name} has no parent of role "
+            "base; name the model that the aligned parent was made from"
+        )
+    apart = merger.safety or (merger.form == "deltas" and not bases)
+    models = {name: parents[name] for name in [*([] if apart else [aligned]), *suite.of_role("expert")]}
+    return models, parents[[*bases, aligned][0]], parents[aligned] if merger.safety else None
 
 
 @dataclass
@@ -147,13 +144,14 @@ def run_cell(bench: Bench, cell: Cell, report: Report) -> Record:
 
 def _merged(bench: Bench, cell: Cell, clock: Clock, report: Report) -> tuple[Weights, Callable[[], Tuning]]:
     """The stream of merged weights, and what to write down about it once it has flowed."""
-    merger, models, suite = cell.merger, bench.models(cell.merger), bench.suite
+    merger, suite = cell.merger, bench.suite
+    models, base, apart = models_of(suite, bench.parents, merger)
     if cell.arm == "none":
-        groups = layer_groups(bench.base, 1)
+        groups = layer_groups(base, 1)
         coefficients = uniform(merger, groups.values(), list(models), cell.options)
         for values in coefficients.values() if cell.ratio is not None else []:
             values["weight"] = [cell.ratio if name in suite.of_role("expert") else 1 - cell.ratio for name in models]
-        plan = Plan(merger, models, bench.base, groups, cell.seed, bench.dtype, bench.aligned(merger))
+        plan = Plan(merger, models, base, groups, cell.seed, bench.dtype, apart)
         return merge(plan, coefficients), lambda: _tuning("defaults", None, models, coefficients, clock.meter)
 
     seen = calibration(suite, cell.arm, bench.engine)
@@ -161,7 +159,7 @@ def _merged(bench: Bench, cell: Cell, clock: Clock, report: Report) -> tuple[Wei
     learner = Backprop(bench.engine.folder, seen, dtype=bench.dtype, trust_remote_code=suite.trust_remote_code)
     if merger.form == "context":
         (aligned,) = suite.of_role("aligned")
-        context = Context(models, bench.base, aligned, measure, learner, bench.dtype)
+        context = Context(models, base, aligned, measure, learner, bench.dtype)
         with clock.stage("tune"):
             report("running the parents on the calibration rows")
             weights = merger.function(context, **cell.options)
@@ -169,8 +167,8 @@ def _merged(bench: Bench, cell: Cell, clock: Clock, report: Report) -> tuple[Wei
         return weights, lambda: _tuning("defaults", seen, models, chosen, clock.meter)
 
     search = suite.search
-    groups = layer_groups(bench.base, search.groups)
-    plan = Plan(merger, models, bench.base, groups, cell.seed, bench.dtype, bench.aligned(merger))
+    groups = layer_groups(base, search.groups)
+    plan = Plan(merger, models, base, groups, cell.seed, bench.dtype, apart)
     objective = CalibrationObjective(plan, measure, learner, lambda doing: report(f"{search.tuner}: {doing}"))
     with clock.stage("tune"):
         # A base that is also merged, or an adapter that leaves layers alone, would give genes that change nothing.

@@ -118,6 +118,80 @@ class Kind(StrEnum):
 
 
 @app.command()
+def merge(
+    out: Annotated[Path, typer.Argument(help="Folder to make; must not be there yet.")],
+    method: Annotated[str | None, typer.Option(help="Merging technique, with --parent or --suite.")] = None,
+    parent: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FOLDER, hub id or FOLDER+ADAPTER; may be repeated. base and aligned name roles."),
+    ] = None,
+    suite: Annotated[str | None, typer.Option(help="Take the parents of this suite.")] = None,
+    record: Annotated[Path | None, typer.Option(help="Make a run's merge again; with --suite.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Merge file of mergekit.")] = None,
+    weight: Annotated[list[str] | None, typer.Option(help="NAME=NUMBER; may be repeated.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--set", help="PARAMETER=VALUE of the technique; may be repeated.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. Default: bfloat16.")] = None,
+    seed: Annotated[int, typer.Option(help="Of random techniques.", min=0)] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help="Tensors merged at a time. Default: all cores.", min=1)] = None,
+    shard: Annotated[float, typer.Option(help="Largest file, in GB.", min=0.001)] = 5.0,
+    plugin: PLUGINS = None,
+) -> None:
+    """Merge models into a folder that transformers and vLLM open, with a card that says how.
+
+    Say what is merged in one of four ways: --parent, --suite, --suite with --record, or --config.
+    """
+    _use(plugin)
+    from bench import recipes
+    from bench.merging import write
+    from bench.terminal import Terminal
+
+    choices = recipes.Choices(
+        method, recipes.pairs("--set", option or []), recipes.pairs("--weight", weight or []), dtype, seed
+    )
+    ways = [name for name, given in (("--parent", parent), ("--suite", suite), ("--config", config)) if given]
+    if len(ways) != 1:
+        raise BenchError(
+            f"say what is merged with one of --parent, --suite and --config; got {' and '.join(ways) or 'none'}"
+        )
+    if (config or record) and (method or option or weight or dtype or seed):
+        raise BenchError(
+            "a merge file or a record says everything; leave --method, --set, --weight, --dtype, --seed out"
+        )
+    if record and not suite:
+        raise BenchError("--record needs --suite, which says where its parents are")
+    if config:
+        recipe = recipes.from_merge_file(config)
+    elif record:
+        recipe = recipes.from_record(record, load_suite(suite), Terminal())
+    elif suite:
+        recipe = recipes.from_suite(load_suite(suite), choices, Terminal())
+    else:
+        recipe = recipes.from_flags(recipes.pairs("--parent", parent or []), choices)
+    write(recipe, out, device=device, threads=threads, shard=round(shard * 1e9))
+    Console().print(escape(f"{recipe.merger.title} of {', '.join(recipe.models)} is in {out}"), soft_wrap=True)
+
+
+@app.command("export-mergekit")
+def export_mergekit(
+    record: Annotated[Path, typer.Argument(help="Record of a run, records/*.json.")],
+    suite: Annotated[str, typer.Option(help="The suite it is of, which says where its parents are.")],
+) -> None:
+    """Print a merge file of mergekit that makes a run's merge again."""
+    from bench import recipes
+    from bench.mergekit import export
+    from bench.terminal import Terminal
+
+    recipe = recipes.from_record(record, load_suite(suite), Terminal())
+    places = {name: recipes.place(parent) for name, parent in recipe.models.items()}
+    sys.stdout.write(
+        export(recipe.merger, places, recipes.place(recipe.base), recipe.coefficients, recipe.groups, recipe.dtype_name)
+    )
+
+
+@app.command()
 def check(
     names: Annotated[list[str], typer.Argument(help="Mergers to check, or all.")],
     plugin: PLUGINS = None,

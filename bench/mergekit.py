@@ -101,6 +101,11 @@ class MergeFile:
     shared: Mapping[str, Any]
     own: Mapping[str, Mapping[str, Any]]
 
+    @property
+    def merged(self) -> tuple[str, ...]:
+        """The models that are merged, in order: the base is one of them only where the method merges it."""
+        return tuple(model for model in self.models if model != self.base or self.technique.merges_base)
+
     def coefficients(self, names: Iterable[str]) -> Coefficients:
         """What holds for each tensor, by its name. Raises BenchError for a value that is missing or that the merger
         does not take."""
@@ -112,19 +117,16 @@ class MergeFile:
         values: dict[str, Any] = {}
         for theirs, ours in self.technique.names.items():
             if theirs in self.technique.per_model:
-                found = [self._setting(theirs, model, name, place) for model in self._weighted()]
+                found = [self._setting(theirs, model, name, place) for model in self.merged]
                 values[ours] = [float(value) for value in found]
             elif theirs in ("density", "gamma", "epsilon") and self.technique.ours != "ram":
-                found = {self._setting(theirs, model, name, place) for model in self._weighted()}
+                found = {self._setting(theirs, model, name, place) for model in self.merged}
                 if len(found) > 1:
                     raise BenchError(f"{self.path}: {theirs} differs between the models for {name}; give all the same")
                 (values[ours],) = found
             else:
                 values[ours] = self._setting(theirs, None, name, place)
         return self._ours(values)
-
-    def _weighted(self) -> tuple[str, ...]:
-        return tuple(model for model in self.models if model != self.base or self.technique.merges_base)
 
     def _ours(self, values: dict[str, Any]) -> dict[str, Any]:
         if "rescale" in values:

@@ -44,6 +44,11 @@ class Recipe:
     told: str = "a call from Python"
 
     @property
+    def dtype_name(self) -> str:
+        """As a configuration file spells it."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
     def parents(self) -> dict[str, AnyCheckpoint]:
         """All checkpoints that take part, by name."""
         apart = {"base": self.base, "aligned": self.aligned}
