@@ -51,9 +51,9 @@ class Recipe:
     @property
     def parents(self) -> dict[str, AnyCheckpoint]:
         """All checkpoints that take part, by name."""
+        known = {id(parent) for parent in self.models.values()}
         apart = {"base": self.base, "aligned": self.aligned}
-        known = list(self.models.values())
-        extra = {name: parent for name, parent in apart.items() if parent is not None and parent not in known}
+        extra = {name: parent for name, parent in apart.items() if parent is not None and id(parent) not in known}
         return {**extra, **self.models}
 
 

@@ -1,0 +1,240 @@
+"""`bench merge`: folders transformers opens, equal to the merge itself, whole or absent; merge files read and made."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
+from bench import mergekit, recipes
+from bench.checkpoints import open_checkpoint
+from bench.cli import app
+from bench.errors import BenchError
+from bench.merging import write
+from bench.writer import write_checkpoint
+from merges.apply import Plan, merge
+from merges.errors import MergeError
+from merges.registry import find
+
+CHOICES = recipes.Choices("ties", {"density": "0.3", "lam": "0.7"}, {"b": "0.5"}, "bfloat16")
+
+
+@pytest.fixture
+def parents(tiny_models):
+    return {name: str(tiny_models[name]) for name in ("base", "a", "b")}
+
+
+def expected(tiny_models):
+    opened = {name: open_checkpoint(tiny_models[name]) for name in ("base", "a", "b")}
+    base = opened.pop("base")
+    plan = Plan(find("ties"), opened, base, dict.fromkeys(base, "all"), 0)
+    values = find("ties").check_options({"density": 0.3, "lam": 0.7}) | {"weight": [1.0, 0.5]}
+    return dict(merge(plan, {"all": values}))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_merged_folder_is_the_merge_and_opens_in_transformers(tiny_models, parents, tmp_path, threads):
+    out = write(recipes.from_flags(parents, CHOICES), tmp_path / "merged", threads=threads)
+    found, wanted = load_file(out / "model.safetensors"), expected(tiny_models)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert model.dtype == torch.bfloat16
+    assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+    assert AutoTokenizer.from_pretrained(out).chat_template
+    card = (out / "README.md").read_text()
+    assert "TIES-Merging" in card and open_checkpoint(tiny_models["a"]).sha256 in card and str(tmp_path) not in card
+
+
+def test_shards_and_index_read_as_one_file(tiny_models, parents, tmp_path):
+    out = write(recipes.from_flags(parents, CHOICES), tmp_path / "merged", shard=300_000)
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    files = sorted(path.name for path in out.glob("*.safetensors"))
+    assert len(files) > 2 and set(index["weight_map"].values()) == set(files)
+    opened, wanted = open_checkpoint(out), expected(tiny_models)
+    assert all(torch.equal(opened[name], wanted[name]) for name in wanted)
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in wanted.values())
+
+
+def test_a_merge_that_fails_leaves_no_folder_and_nothing_beside_it(tiny_models, parents, tmp_path):
+    weights = load_file(tiny_models["a"] / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in tiny_models["a"].iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(MergeError, match=r"model\.norm\.weight: a holds NaN"):
+        write(recipes.from_flags(parents | {"a": str(broken)}, CHOICES), tmp_path / "merged")
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+def test_a_folder_that_is_there_is_left_alone(parents, tmp_path):
+    (tmp_path / "merged").mkdir()
+    with pytest.raises(BenchError, match="is there already"):
+        write(recipes.from_flags(parents, CHOICES), tmp_path / "merged")
+
+
+def test_a_stream_that_does_not_fit_is_refused(tiny_models, tmp_path):
+    layout = {"a": ((2,), torch.float32), "b": ((2,), torch.float32)}
+    for stream in (
+        [("a", torch.ones(2))],
+        [("b", torch.ones(2))],
+        [("a", torch.ones(3))],
+        [("a", torch.ones(2).half())],
+    ):
+        with pytest.raises(BenchError, match="belongs"):
+            write_checkpoint(stream, layout, tmp_path / "x", source=tiny_models["a"], dtype=torch.float32, texts={})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"base": "nowhere/at/all/"}, "cannot get nowhere/at/all/"),
+        ({"a": "/no/such/folder"}, "there is no checkpoint folder /no/such/folder"),
+    ],
+)
+def test_a_parent_that_is_not_there_is_named(parents, given, words, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(BenchError, match=words):
+        recipes.from_flags(parents | given, CHOICES)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["merge", *map(str, arguments)])
+
+
+def test_flags_that_say_too_little_or_too_much_are_one_sentence(parents, tmp_path):
+    flags = [text for name, place in parents.items() for text in ("--parent", f"{name}={place}")]
+    for arguments, words in (
+        ([], "say what is merged with one of"),
+        ([*flags, "--suite", "smol"], "got --parent and --suite"),
+        (flags, "say which technique with --method"),
+        ([*flags, "--method", "tie"], "did you mean 'ties'"),
+        ([*flags, "--method", "ties", "--set", "densty=1"], "did you mean 'density'"),
+        ([*flags, "--method", "ties", "--set", "density"], "want NAME=VALUE"),
+        ([*flags, "--method", "ties", "--weight", "c=1"], "--weight c: no such model"),
+        ([*flags, "--method", "ties", "--weight", "a=9"], "weight must lie in"),
+        ([*flags, "--method", "ties", "--dtype", "int8"], "dtype 'int8'"),
+        ([*flags, "--method", "fisher"], "computes its merge from calibration rows"),
+        ([*flags, "--method", "resta"], "add --parent aligned"),
+        ([*flags, "--method", "ties", "--device", "cuda"], "PyTorch sees no CUDA GPU"),
+        (["--record", "r.json", "--config", "m.yml"], "got"),
+    ):
+        if "cuda" in arguments and torch.cuda.is_available():
+            continue
+        result = run(tmp_path / "out", *arguments)
+        told = str(result.exception)
+        assert result.exit_code != 0 and isinstance(result.exception, (BenchError, MergeError)), (
+            arguments,
+            result.output,
+        )
+        assert words in told or arguments[0] == "--record", (arguments, told)
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------------------ mergekit's files
+
+
+def merge_file(tmp_path, **data):
+    path = tmp_path / "merge.yml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+def test_gradients_and_filters_are_resolved_layer_by_layer(parents, tmp_path):
+    path = merge_file(
+        tmp_path,
+        merge_method="ties",
+        base_model=parents["base"],
+        models=[
+            {"model": parents["a"], "parameters": {"weight": [0, 1], "density": 0.5}},
+            {
+                "model": parents["b"],
+                "parameters": {"weight": [{"filter": "mlp", "value": [1, 0.5]}, {"value": 0.25}], "density": 0.5},
+            },
+        ],
+        parameters={"lambda": 0.9, "int8_mask": True},
+        dtype="float32",
+    )
+    recipe = recipes.from_merge_file(path)
+    found = {name: values["weight"] for name, values in recipe.coefficients.items()}
+    assert found["model.layers.0.mlp.up_proj.weight"] == [0.0, 1.0]
+    assert found["model.layers.1.mlp.up_proj.weight"] == [1.0, 0.5]
+    assert found["model.layers.1.self_attn.q_proj.weight"] == [1.0, 0.25]
+    assert found["model.embed_tokens.weight"] == [0.0, 0.25]
+    values = recipe.coefficients["model.norm.weight"]
+    assert (values["density"], values["lam"], values["normalize"]) == (0.5, 0.9, True)
+    assert recipe.dtype == torch.float32
+    write(recipe, tmp_path / "merged")
+
+
+def test_a_slerp_file_goes_from_the_base_to_the_other(tiny_models, parents, tmp_path):
+    models = [{"model": parents["a"]}, {"model": parents["base"]}]
+    path = merge_file(
+        tmp_path,
+        merge_method="slerp",
+        base_model=parents["base"],
+        models=models,
+        parameters={"t": 0.0},
+        dtype="bfloat16",
+    )
+    out = write(recipes.from_merge_file(path), tmp_path / "merged")
+    base, found = open_checkpoint(tiny_models["base"]), open_checkpoint(out)
+    assert all(torch.equal(found[name], base[name]) for name in base)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"slices": []}, "'slices' is not understood"),
+        ({"tokenizer_source": "union"}, "'tokenizer_source' is not understood"),
+        ({"merge_method": "tie"}, "did you mean 'ties'"),
+        ({"base_model": None}, "ties needs a base_model"),
+        ({"dtype": "int8"}, "dtype 'int8'"),
+        ({"models": []}, "models must be a list"),
+        ({"parameters": {"wieght": 1}}, "did you mean 'weight'"),
+        ({"parameters": {"weight": [1, "many"]}}, "'many' is no number"),
+        ({"parameters": {}}, "weight of .* has no value"),
+        ({"parameters": {"weight": 7}}, "weight must lie in"),
+        ({"parameters": {"weight": 1, "density": 7}}, "density must lie in"),
+    ],
+)
+def test_what_is_not_understood_is_refused_by_name(parents, tmp_path, change, words):
+    data = {
+        "merge_method": "ties",
+        "base_model": parents["base"],
+        "models": [{"model": parents["a"]}],
+        "parameters": {"weight": 1},
+    }
+    with pytest.raises((BenchError, MergeError), match=words):
+        recipes.from_merge_file(merge_file(tmp_path, **data | change))
+
+
+def test_an_exported_file_is_the_merge_it_was_made_from(tiny_models, parents, tmp_path):
+    opened = {name: open_checkpoint(tiny_models[name]) for name in ("a", "b")}
+    base = open_checkpoint(tiny_models["base"])
+    groups = {name: name for name in base}
+    values = find("ties").check_options({"density": 0.4, "lam": 0.8})
+    coefficients = {name: values | {"weight": [0.5 + 0.01 * place, 1.0]} for place, name in enumerate(base)}
+    places = {name: str(tiny_models[name]) for name in opened}
+    text = mergekit.export(find("ties"), places, str(tiny_models["base"]), coefficients, groups, "bfloat16")
+    path = tmp_path / "again.yml"
+    path.write_text(text)
+    again = recipes.from_merge_file(path)
+    assert {name: again.coefficients[name]["weight"] for name in base} == {
+        name: coefficients[name]["weight"] for name in base
+    }
+    for option in ("density", "lam", "normalize"):
+        assert {values[option] for values in again.coefficients.values()} == {values[option]}
+
+
+def test_what_mergekit_cannot_make_is_not_exported():
+    with pytest.raises(BenchError, match="no merge like magmax"):
+        mergekit.export(find("magmax"), {}, "", {}, {}, "bfloat16")
+    with pytest.raises(BenchError, match="no merge like dare_ties"):
+        mergekit.export(find("dare_ties"), {}, "", {}, {}, "bfloat16")
