@@ -14,7 +14,7 @@ EXTRA ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/nu
 PYTHON ?= python3
 RUN = .venv/bin/python
 
-.PHONY: bench leaderboard new-merger check catalogue test test-slow lint zoo data setup clean
+.PHONY: bench leaderboard new-merger check catalogue perf test test-slow lint zoo data setup clean
 
 bench: setup
 	@$(RUN) -m bench run --method "$(METHOD)" --suite "$(SUITE)" --out "$(OUT)" \
@@ -32,6 +32,11 @@ check: setup
 
 catalogue: setup
 	@$(RUN) -m bench catalogue
+
+# mergekit has an environment of its own: it is a peer, not a part.
+perf: setup
+	@test -x .perf/bin/mergekit-yaml || ($(PYTHON) -m venv .perf && .perf/bin/python -m pip install -qq "torch==2.13.0" mergekit==0.1.5)
+	@$(RUN) -m bench perf --out docs/performance.md
 
 test: setup
 	@$(RUN) -m pytest

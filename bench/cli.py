@@ -236,6 +236,30 @@ def catalogue() -> None:
     Console().print(escape(str(README)), soft_wrap=True, highlight=False)
 
 
+@app.command()
+def perf(
+    peer: Annotated[Path, typer.Option(help="mergekit-yaml of mergekit 0.1.5.")] = Path(".perf/bin/mergekit-yaml"),
+    work: Annotated[Path, typer.Option(help="Folder for inputs and merges; needs 25 GB.")] = Path(".perf/work"),
+    size: Annotated[str, typer.Option(help="Comma list of 135m, 1.1b.")] = "135m,1.1b",
+    method: Annotated[
+        str | None, typer.Option(help="Comma list of techniques. Default: all that are compared.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Runs of each; medians are shown.", min=1)] = 3,
+    out: Annotated[Path | None, typer.Option(help="Write the report here.")] = None,
+) -> None:
+    """Compare merging with mergekit and with the disk: wall, CPU and private memory of whole processes."""
+    from bench import perf as measure
+
+    sizes, methods = _names(size), _names(method) if method else list(measure.METHODS)
+    for name, known in [*((one, measure.INPUTS) for one in sizes), *((one, measure.METHODS) for one in methods)]:
+        if name not in known:
+            raise BenchError(f"{name!r} is not compared{did_you_mean(name, known)}")
+    report = measure.perf(peer, work, sizes, methods, repeats, lambda line: sys.stderr.write(line + "\n"))
+    if out:
+        out.write_text(report, encoding="utf-8")
+    sys.stdout.write(report)
+
+
 @app.command("list")
 def list_(kind: Kind, plugin: PLUGINS = None) -> None:
     """List what is there: mergers, suites, tuners or judges."""

@@ -10,8 +10,10 @@ import yaml
 
 from bench.suite import Suite
 from merges import registry
+from merges.conformance import CHECKS
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
@@ -35,6 +37,14 @@ def test_the_example_merger_is_a_whole_working_file(tmp_path, registered):
     assert halfway.parameters["weight"].per_model and halfway.check_options({"lam": 0.7})["lam"] == 0.7
     deltas = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
     assert module.halfway(deltas, weight=torch.ones(2), lam=0.5).tolist() == [1.0, 2.0]
+    assert [check.broken(halfway) for check in CHECKS] == [None] * len(CHECKS)
+
+
+@pytest.mark.parametrize("page", ["README.md", "merges/README.md", "safety_data/README.md", "docs/*.md"])
+def test_every_link_between_files_leads_somewhere(page):
+    for path in ROOT.glob(page):
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
+            assert "://" in target or (path.parent / target).exists(), f"{path.name}: {target}"
 
 
 def test_the_example_suite_is_valid():
