@@ -14,6 +14,7 @@ from bench.checkpoints import open_checkpoint
 from bench.cli import app
 from bench.errors import BenchError
 from bench.merging import write
+from bench.perf import METHODS, _merge_file
 from bench.writer import write_checkpoint
 from merges.apply import Plan, merge
 from merges.errors import MergeError
@@ -238,3 +239,10 @@ def test_what_mergekit_cannot_make_is_not_exported():
         mergekit.export(find("magmax"), {}, "", {}, {}, "bfloat16")
     with pytest.raises(BenchError, match="no merge like dare_ties"):
         mergekit.export(find("dare_ties"), {}, "", {}, {}, "bfloat16")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_merge_files_of_make_perf_are_understood_and_merge(tiny_models, tmp_path, method):
+    models = [tiny_models["base"], tiny_models["a"], tiny_models["b"]]
+    recipe = recipes.from_merge_file(_merge_file(tmp_path, method, models, 2))
+    assert len(recipe.models) == 2 and write(recipe, tmp_path / "merged")
