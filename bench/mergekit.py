@@ -135,6 +135,9 @@ class MergeFile:
             share = float(values.pop("t"))
             values["weight"] = [1 - share, share]
         values = {**self.technique.fixed, **values}
+        for name, bounds in self.merger.parameters.items():
+            if bounds.per_model:  # theirs may have no such parameter: then all models count the same
+                values.setdefault(name, [bounds.default] * len(self.merged))
         for option, value in values.items():
             for one in value if isinstance(value, list) else [value]:
                 self.merger.check_options({option: one})
