@@ -19,7 +19,7 @@ import yaml
 
 from bench.errors import BenchError
 from merges.registry import Merger, find, nearest
-from merges.space import Coefficients
+from merges.space import Coefficients, check_values
 
 TOP = ("merge_method", "base_model", "models", "parameters", "dtype", "out_dtype")
 IGNORED = {"int8_mask"}  # changes how mergekit stores a mask, not what comes out
@@ -97,14 +97,14 @@ class MergeFile:
     technique: Technique
     base: str | None
     models: tuple[str, ...]
-    dtype: torch.dtype
+    dtype: torch.dtype | None  # None: that of the models
     shared: Mapping[str, Any]
     own: Mapping[str, Mapping[str, Any]]
 
     @property
     def merged(self) -> tuple[str, ...]:
-        """The models that are merged, in order: the base is one of them only where the method merges it."""
-        return tuple(model for model in self.models if model != self.base or self.technique.merges_base)
+        """The models that are merged, in order: the base is one of them only where whole weights are merged."""
+        return tuple(model for model in self.models if model != self.base or self.merger.form == "tensors")
 
     def coefficients(self, names: Iterable[str]) -> Coefficients:
         """What holds for each tensor, by its name. Raises BenchError for a value that is missing or that the merger
@@ -138,9 +138,7 @@ class MergeFile:
         for name, bounds in self.merger.parameters.items():
             if bounds.per_model:  # theirs may have no such parameter: then all models count the same
                 values.setdefault(name, [bounds.default] * len(self.merged))
-        for option, value in values.items():
-            for one in value if isinstance(value, list) else [value]:
-                self.merger.check_options({option: one})
+        check_values(self.merger, values, len(self.merged))
         return self.merger.check_options({}) | {
             option: float(value) if isinstance(value, int) and not isinstance(value, bool) else value
             for option, value in values.items()
@@ -184,11 +182,13 @@ def read_merge_file(path: Path) -> MergeFile:
             raise BenchError(
                 f"{path}: {method} merges the base_model with one other model, and there are {len(models) - 1}"
             )
-    name = str(data.get("out_dtype") or data.get("dtype") or "bfloat16")
-    if name not in DTYPES:
+    elif base is not None and merger.form == "tensors" and base not in models:
+        raise BenchError(f"{path}: {method} has no base; leave base_model out, or list it among the models")
+    name = data.get("out_dtype") or data.get("dtype")
+    if name is not None and str(name) not in DTYPES:
         raise BenchError(f"{path}: dtype {name!r} is not understood; take one of {', '.join(DTYPES)}")
     shared = _parameters(path, data.get("parameters"), technique)
-    return MergeFile(path, merger, technique, base, models, DTYPES[name], shared, own)
+    return MergeFile(path, merger, technique, base, models, DTYPES[str(name)] if name else None, shared, own)
 
 
 def export(merger: Merger, models: Mapping[str, str], base: str, coefficients: Coefficients, groups, dtype: str) -> str:
@@ -231,6 +231,8 @@ def _models(path: Path, data: dict, technique: Technique) -> tuple[tuple[str, ..
     for entry in listed:
         if not isinstance(entry, dict) or set(entry) - {"model", "parameters"} or "model" not in entry:
             raise BenchError(f"{path}: an entry of models is {entry!r}; want model and, where needed, parameters")
+        if str(entry["model"]) in own:
+            raise BenchError(f"{path}: {entry['model']} is listed twice; give it once, with the sum of its weights")
         own[str(entry["model"])] = _parameters(path, entry.get("parameters"), technique)
     return tuple(own), own
 

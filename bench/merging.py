@@ -6,6 +6,7 @@ Tensors are merged by several threads, each one tensor at a time, while finished
 computes does not depend on how many there are.
 """
 
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -64,7 +65,9 @@ def write(recipe: Recipe, out: Path, *, device: str = "cpu", threads: int | None
     """
     if out.exists():
         raise BenchError(f"{out} is there already; choose another folder, or remove it")
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise BenchError(f"--device {device!r} is not understood; take cpu, cuda or cuda:N")
+    if device != "cpu" and not torch.cuda.is_available():
         raise BenchError(f"--device {device}: PyTorch sees no CUDA GPU here; leave it out to merge on the CPU")
     check_same_architecture(recipe.parents)
     plan = Plan(

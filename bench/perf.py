@@ -58,7 +58,7 @@ def perf(peer: Path, work: Path, sizes: list[str], methods: list[str], repeats: 
         parts.append(f"\n## {size}\n\n{_floor_line(models, speed)}\n\n{HEADER}")
         for count in (2, 3):
             for method in methods:
-                if (method in ("slerp",) and count != 2) or (method == "model_stock" and count != 3):
+                if (method == "slerp" and count != 2) or (method == "model_stock" and count != 3):
                     continue
                 file = _merge_file(work, method, models, count)
                 runs: dict[str, list[Cost]] = {"theirs": [], "ours": []}

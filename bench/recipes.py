@@ -18,7 +18,7 @@ from bench.runner import open_parents
 from bench.suite import Suite, did_you_mean
 from bench.terminal import Terminal
 from merges.registry import Merger, find
-from merges.space import layer_groups, uniform
+from merges.space import check_values, layer_groups, uniform
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,18 @@ def from_record(path: Path, suite: Suite, terminal: Terminal) -> Recipe:
     models, base, aligned = models_of(suite, opened, merger)
     if list(models) != record.tuning.models:
         raise BenchError(f"{path} merged {', '.join(record.tuning.models)}, the suite {suite.name} {', '.join(models)}")
+    groups = record_groups(path, record, base)
+    for group in dict.fromkeys(groups.values()):
+        if group not in record.tuning.coefficients:
+            raise BenchError(f"{path} has no coefficients for {group}; the record is damaged")
+        check_values(merger, record.tuning.coefficients[group], len(models))
     told = f"a record of the suite {record.suite}, arm {record.arm}, seed {record.seed}"
     return Recipe(
         merger,
         models,
         base,
         record.tuning.coefficients,
-        record_groups(record, base),
+        groups,
         aligned,
         _aligned_folder(suite, opened),
         getattr(torch, record.provenance.dtype),
@@ -107,7 +112,7 @@ def from_merge_file(path: Path) -> Recipe:
         file.coefficients(names),
         {name: name for name in names},
         folder=(base or next(iter(models.values()))).folder,
-        dtype=file.dtype,
+        dtype=file.dtype or (base or next(iter(models.values()))).dtype(names[0]),
         told=f"the merge file {path.name}",
     )
 
@@ -124,18 +129,21 @@ def record_merger(path: Path, record: Record) -> Merger:
     return merger
 
 
-def record_groups(record: Record, base) -> dict[str, str]:
-    """The layer group of every tensor, as the run had them."""
-    count = 1
-    if record.arm != "none":
-        search = record.provenance.conditions.get("search")
-        count = search["groups"] if isinstance(search, dict) and "groups" in search else 1
+def record_groups(path: Path, record: Record, base: AnyCheckpoint) -> dict[str, str]:
+    """The layer group of every tensor, as the run had them. Raises BenchError where the record does not say."""
+    if record.arm == "none":
+        return layer_groups(base, 1)
+    search = record.provenance.conditions.get("search")
+    count = search.get("groups") if isinstance(search, dict) else None
+    if not isinstance(count, int) and count != "tensor":
+        raise BenchError(f"{path} does not say how layers were grouped; the record is damaged")
     return layer_groups(base, count)
 
 
 def open_reference(place: str) -> AnyCheckpoint:
     """A folder or hub id (`name@revision`), maybe with `+adapter`."""
-    model, _, adapter = place.partition("+")
+    # A folder's own name may hold a +.
+    model, _, adapter = (place, "", "") if Path(place).expanduser().is_dir() else place.partition("+")
     folder = Path(model).expanduser()
     if folder.is_dir() or folder.is_absolute() or model.startswith("."):
         opened: AnyCheckpoint = open_checkpoint(folder)

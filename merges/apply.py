@@ -168,10 +168,10 @@ class Plan:
         if self.merger.named:
             arguments["name"] = tensor
         if self.merger.holds:
-            arguments["held"] = partial(self._held, tensor)
+            arguments["held"] = partial(self._once, tensor)
         return arguments
 
-    def _held(self, tensor: str, function: Callable[..., Any], *given: Any) -> Any:
+    def _once(self, tensor: str, function: Callable[..., Any], *given: Any) -> Any:
         if self.held is None:
             return function(*given)
         key = (tensor, function.__name__)

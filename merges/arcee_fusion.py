@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from merges.ranks import at_ranks
 from merges.registry import merger
 
 SMALL = 1e-8  # added to probabilities, as in the reference implementation
@@ -37,8 +38,5 @@ def _importance(a: Tensor, b: Tensor) -> Tensor:
 def _threshold(values: Tensor) -> float:
     """Median plus 1.5 times the distance of the quartiles, each the element at floor(q (N − 1)) in order."""
     ranks = [int(np.float32(share) * np.float32(values.numel() - 1)) for share in (0.25, 0.5, 0.75)]
-    if values.is_cpu:
-        low, median, high = np.partition(values.numpy(), ranks)[ranks].tolist()
-    else:
-        low, median, high = (values.kthvalue(rank + 1).values.item() for rank in ranks)
+    low, median, high = at_ranks(values, ranks)
     return median + 1.5 * (high - low)

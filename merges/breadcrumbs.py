@@ -3,11 +3,11 @@
 δ_i' keeps, by magnitude, the next `density` share below the `gamma` largest;  θ = θ_b + λ Σ w_i δ_i'
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from merges.blocks import blockwise
+from merges.ranks import at_ranks
 from merges.registry import Held, PerModel, at_once, merger, param
 
 
@@ -46,8 +46,5 @@ def _bounds(sizes: Tensor, density: float, gamma: float) -> tuple[float, float]:
     count = sizes.numel()
     keep = max(1, int(density * count))
     first = max(0, count - keep - int(gamma * count))  # rank of the smallest that is kept
-    ranks = (first, first + keep - 1)
-    if sizes.is_cpu:
-        found = np.partition(sizes.numpy(), ranks)
-        return float(found[ranks[0]]), float(found[ranks[1]])
-    return tuple(sizes.kthvalue(rank + 1).values.item() for rank in ranks)
+    low, high = at_ranks(sizes, [first, first + keep - 1])
+    return low, high

@@ -50,5 +50,10 @@ def scales(deltas: Tensor, masks: Tensor, density: float, rescale: str) -> Tenso
         raise MergeError(f"rescale must be 'density' or 'l1', got {rescale!r}")
     if rescale == "density":
         return torch.full((len(deltas), 1), 1 / density).to(deltas)
+    return l1_scales(deltas, masks)
+
+
+def l1_scales(deltas: Tensor, masks: Tensor) -> Tensor:
+    """What restores each task vector's L1 norm after dropping; 1 where nothing is left. [n_models, 1]"""
     sums = [(delta.abs().sum(), delta[mask].abs().sum()) for delta, mask in zip(deltas, masks, strict=True)]
     return torch.stack([before / after if after > 0 else torch.ones_like(after) for before, after in sums])[:, None]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from merges.blocks import blockwise
+from merges.dare_ties import l1_scales
 from merges.errors import MergeError
 from merges.registry import Held, PerModel, Rngs, at_once, merger, param
 from merges.ties import disjoint_mean
@@ -54,10 +55,7 @@ def scales(deltas: Tensor, inverse: Tensor, rescale: str) -> Tensor | None:
     """
     if rescale not in ("probability", "l1"):
         raise MergeError(f"rescale must be 'probability' or 'l1', got {rescale!r}")
-    if rescale == "probability":
-        return None
-    sums = [(d.abs().sum(), d[mask > 0].abs().sum()) for d, mask in zip(deltas, inverse, strict=True)]
-    return torch.stack([before / after if after > 0 else torch.ones_like(after) for before, after in sums])[:, None]
+    return None if rescale == "probability" else l1_scales(deltas, inverse > 0)
 
 
 def magprune(deltas: Tensor, inverse: Tensor, scale: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from merges.errors import MergeError
 from merges.registry import PerModel, merger, param
-from merges.sphere import combine, gram
+from merges.sphere import combine, directions
 
 STEPS = 200  # far more than are taken where directions are not opposite
 
@@ -26,12 +26,8 @@ def karcher(tensors: Tensor, *, weight: PerModel = param(1.0, low=0, high=2), to
     if not weight.sum() > 0:
         raise MergeError("karcher: the weights sum to zero; give at least one model a weight")
     share = (weight / weight.sum()).double()
-    products = gram(tensors)
-    norms = products.diagonal().sqrt()
-    pointing = norms > 0
-    inverse = torch.where(pointing, 1 / torch.where(pointing, norms, 1.0), 0.0)
-    cosines = products * inverse[:, None] * inverse[None]  # between the unit vectors
-    alpha = torch.where(pointing, share, 0.0)
+    cosines, norms, inverse = directions(tensors)
+    alpha = torch.where(norms > 0, share, 0.0)
     if not alpha.sum() > 0:
         return combine(share, tensors)
     alpha = alpha / alpha.sum()

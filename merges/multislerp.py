@@ -11,7 +11,7 @@ from torch import Tensor
 
 from merges.errors import MergeError
 from merges.registry import PerModel, merger, param
-from merges.sphere import combine, gram
+from merges.sphere import combine, directions
 
 SMALL = 1e-8  # a mean direction shorter than this is none
 
@@ -26,10 +26,7 @@ def multislerp(deltas: Tensor, *, weight: PerModel = param(1.0, low=0, high=2)) 
     if not weight.sum() > 0:
         raise MergeError("multislerp: the weights sum to zero; give at least one model a weight")
     share = (weight / weight.sum()).double()
-    products = gram(deltas)
-    norms = products.diagonal().sqrt()
-    inverse = torch.where(norms > 0, 1 / torch.where(norms > 0, norms, 1.0), 0.0)
-    cosines = products * inverse[:, None] * inverse[None]
+    cosines, norms, inverse = directions(deltas)
     length = (share @ cosines @ share).clamp_min(0).sqrt()
     if length < SMALL:
         if len(deltas) > 2 and (share * norms).sum() > 0:

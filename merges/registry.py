@@ -217,8 +217,6 @@ def _try(what: str, load: Callable[[], object]) -> None:
         reason = str(error) if isinstance(error, MergeError) else f"{type(error).__name__}: {error}"
         FAILED[what] = " ".join(reason.split()) or type(error).__name__
         return
-    if _MERGERS.keys() == before.keys():
-        FAILED[what] = "it defines no merger; decorate a function with @merger"
 
 
 def _import_file(path: Path) -> None:
@@ -230,7 +228,10 @@ def _import_file(path: Path) -> None:
         raise MergeError("it is not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # as an import would: dataclasses and pickling look a module up there
+    known = set(_MERGERS)
     spec.loader.exec_module(module)
+    if known == set(_MERGERS):
+        raise MergeError("it defines no merger; decorate a function with @merger")
 
 
 def _file_name(function: Callable[..., Any]) -> str:

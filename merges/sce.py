@@ -9,8 +9,8 @@ erase      m_i = [sign(δ_i) = s],   s = + where Σ δ_i >= 0, else −
 import torch
 from torch import Tensor
 
+from merges.ranks import at_ranks
 from merges.registry import Held, at_once, merger, param
-from merges.ties import kth_largest
 
 
 @merger(title="SCE", paper="arXiv:2408.07990")
@@ -47,4 +47,5 @@ def _salient(deltas: Tensor, density: float) -> Tensor:
     keep = int(density * int(variance.count_nonzero()))
     if not keep:
         return torch.zeros_like(variance, dtype=torch.bool)
-    return variance >= kth_largest(variance.flatten(), keep)
+    (least,) = at_ranks(variance.flatten(), [variance.numel() - keep])
+    return variance >= least

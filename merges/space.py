@@ -62,6 +62,17 @@ def uniform(
     return {group: dict(values) for group in dict.fromkeys(groups)}
 
 
+def check_values(merger: Merger, values: Mapping[str, Value], models: int) -> None:
+    """Raise MergeError for values of one layer group that the merger does not take, or that are not one a model."""
+    for name, value in values.items():
+        per_model = name in merger.parameters and merger.parameters[name].per_model
+        given = value if isinstance(value, list) else [value]
+        if per_model != isinstance(value, list) or (per_model and len(given) != models):
+            raise MergeError(f"{merger.name}: {name} must be {f'a list of {models}' if per_model else 'one value'}")
+        for one in given:
+            merger.check_options({name: one})
+
+
 @dataclass(frozen=True)
 class Gene:
     """One searched number: a parameter in a layer group, of one model (an index) or shared (None)."""

@@ -19,6 +19,7 @@ from bench.writer import write_checkpoint
 from merges.apply import Plan, merge
 from merges.errors import MergeError
 from merges.registry import find
+from merges.space import check_values
 
 CHOICES = recipes.Choices("ties", {"density": "0.3", "lam": "0.7"}, {"b": "0.5"}, "bfloat16")
 
@@ -124,6 +125,7 @@ def test_flags_that_say_too_little_or_too_much_are_one_sentence(parents, tmp_pat
         ([*flags, "--method", "fisher"], "computes its merge from calibration rows"),
         ([*flags, "--method", "resta"], "add --parent aligned"),
         ([*flags, "--method", "ties", "--device", "cuda"], "PyTorch sees no CUDA GPU"),
+        ([*flags, "--method", "ties", "--device", "gpu"], "'gpu' is not understood; take cpu, cuda or cuda:N"),
         (["--record", "r.json", "--config", "m.yml"], "got"),
     ):
         if "cuda" in arguments and torch.cuda.is_available():
@@ -214,6 +216,38 @@ def test_what_is_not_understood_is_refused_by_name(parents, tmp_path, change, wo
     }
     with pytest.raises((BenchError, MergeError), match=words):
         recipes.from_merge_file(merge_file(tmp_path, **data | change))
+
+
+def test_a_model_listed_twice_is_refused_and_a_base_is_merged_only_where_it_is_listed(parents, tmp_path):
+    one = {"model": parents["a"], "parameters": {"weight": 1}}
+    two = {"model": parents["base"], "parameters": {"weight": 0.5}}
+    data = {"merge_method": "linear", "base_model": parents["base"]}
+    with pytest.raises(BenchError, match="is listed twice"):
+        recipes.from_merge_file(merge_file(tmp_path, **data, models=[one, one]))
+    with pytest.raises(BenchError, match="leave base_model out, or list it"):
+        recipes.from_merge_file(merge_file(tmp_path, **data, models=[one]))
+    recipe = recipes.from_merge_file(merge_file(tmp_path, **data, models=[one, two]))
+    assert list(recipe.models) == [parents["a"], parents["base"]] and recipe.dtype == torch.bfloat16
+    assert recipe.coefficients["model.norm.weight"]["weight"] == [1.0, 0.5]
+
+
+def test_coefficients_that_do_not_fit_the_merger_are_refused():
+    check_values(find("ties"), {"weight": [1.0, 0.5], "density": 0.2}, 2)
+    for values, words in (
+        ({"weight": [1.0]}, "weight must be a list of 2"),
+        ({"weight": 1.0}, "weight must be a list of 2"),
+        ({"density": [0.2, 0.2]}, "density must be one value"),
+        ({"weight": [1.0, 9.0]}, "weight must lie in"),
+        ({"wieght": [1.0, 1.0]}, "must be one value"),
+    ):
+        with pytest.raises(MergeError, match=words):
+            check_values(find("ties"), values, 2)
+
+
+def test_a_folder_whose_name_holds_a_plus_is_a_folder(tiny_models, tmp_path):
+    folder = tmp_path / "a+b"
+    folder.symlink_to(tiny_models["a"])
+    assert recipes.open_reference(str(folder)).sha256 == open_checkpoint(tiny_models["a"]).sha256
 
 
 def test_an_exported_file_is_the_merge_it_was_made_from(tiny_models, parents, tmp_path):

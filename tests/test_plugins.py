@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 
 import pytest
 from typer.testing import CliRunner
@@ -63,6 +64,18 @@ def test_a_broken_plug_in_is_named_with_its_file_and_the_others_go_on(tmp_path, 
     ((what, reason),) = registry.FAILED.items()
     assert str(broken) in what and words in reason
     assert registry.find("of_mine") and registry.find("ties").title == "TIES-Merging"
+
+
+def test_a_package_may_offer_two_mergers_of_one_module_and_a_broken_one_is_named(monkeypatch, tmp_path):
+    plugin(tmp_path, GOOD.format(name="first") + GOOD.format(name="second"), "of_a_package.py")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    points = [EntryPoint(name, f"{module}:{name}", "merges") for name, module in
+              (("first", "of_a_package"), ("second", "of_a_package"), ("third", "of_no_package"))]  # fmt: skip
+    monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: points)
+    known = registry.load_all()
+    assert {"first", "second", "ties"} <= known.keys()
+    ((what, reason),) = registry.FAILED.items()
+    assert "third = of_no_package:third" in what and "ModuleNotFoundError" in reason
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
