@@ -16,7 +16,7 @@ tags: [merge, mergesafe]
 
 # A merge by {title}
 
-{parents} parents, merged by `{name}` ({paper}) with [mergesafe]; made from {told}.
+{parents} parents, merged by `{name}` ({paper}) with mergesafe; made from {told}.
 
 | parent | role | SHA-256 |
 |---|---|---|
