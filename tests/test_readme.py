@@ -23,6 +23,7 @@ def blocks(language: str) -> list[str]:
 @pytest.fixture
 def registered(monkeypatch):
     """A registry of its own, so that the example does not stay behind."""
+    registry.load_all()  # before the copy: a module registers once, when it is first imported
     monkeypatch.setattr(registry, "_MERGERS", dict(registry._MERGERS))
 
 
