@@ -193,7 +193,7 @@ def export_mergekit(
 
 @app.command()
 def check(
-    names: Annotated[list[str], typer.Argument(help="Mergers to check, or all.")],
+    method: Annotated[str, typer.Argument(help="Merging technique, a comma list of them, or all.")],
     plugin: PLUGINS = None,
 ) -> None:
     """Hold mergers to what every merger must satisfy, and say what breaks. Exit code 1 where something does."""
@@ -202,7 +202,7 @@ def check(
     from merges.conformance import CHECKS
 
     console, broken = Console(highlight=False), 0
-    for merger in find_mergers(names):
+    for merger in find_mergers(_names(method)):
         console.print(f"{merger.name}: {escape(merger.title)}", style="bold")
         for one in CHECKS:
             reason = one.broken(merger)

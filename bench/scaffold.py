@@ -64,7 +64,9 @@ def write_merger(name: str, out: Path | None) -> list[Path]:
     Raises BenchError, and writes nothing, for a name that is no Python name, is taken, or whose file is there already.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise BenchError(f"{name!r} cannot name a merger; take lower-case letters, digits and underscores")
+        raise BenchError(
+            f"{name!r} cannot name a merger; take lower-case letters, digits and underscores: NAME=my_merger"
+        )
     if name in load_all():
         raise BenchError(f"there is a merger {name} already; choose another name")
     if out is None and not (ROOT / "tests").is_dir():

@@ -94,7 +94,7 @@ def test_the_command_line_says_what_is_left_out_and_why(tmp_path):
 
 def test_check_says_what_holds_and_what_breaks_and_fails(tmp_path):
     text = GOOD.format(name="of_mine").replace("/ len(deltas)", "+ deltas[0].sum()")
-    result = CliRunner().invoke(app, ["check", "of_mine", "--plugin", str(plugin(tmp_path, text))])
+    result = CliRunner().invoke(app, ["check", "ties,of_mine", "--plugin", str(plugin(tmp_path, text))])
     assert result.exit_code == 1
     assert "holds  one, two, three and five experts merge" in result.output
     assert "BREAKS the order of (model, weight) pairs" in " ".join(result.output.split())
