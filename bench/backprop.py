@@ -144,12 +144,17 @@ class Backprop:
             output = call({**given, "attention_mask": mask, "use_cache": False})
         else:
             seen = torch.cat([mask.new_ones(len(rows), shared), mask], dim=1)
-            output = call({**given, "attention_mask": seen, "past_key_values": _repeated(prefix, len(rows))})
+            output = call({**given, "attention_mask": seen, "past_key_values": self._repeated(prefix, len(rows))})
         logits, wanted = output.logits.float(), labels[:, -keep + 1 :]
         losses = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="none"
         ).view(wanted.shape)
         return losses.sum(1) / (wanted != IGNORED).sum(1)
+
+    def _repeated(self, prefix: Cache, rows: int) -> Cache:
+        """The keys and values of one sequence for several rows, as views, differentiable."""
+        pairs = [(key.expand(rows, -1, -1, -1), value.expand(rows, -1, -1, -1)) for key, value, *_ in prefix]
+        return DynamicCache(pairs, config=self._model.config)  # which knows of layers with a sliding window
 
     def _shared_prefix(self, rows: Sequence[int]) -> int:
         """How many tokens all prompts begin with; one fewer than the shortest at most, and none of a row alone."""
@@ -175,11 +180,6 @@ class Backprop:
             mask[index, length - len(prompt) - len(response) :] = 1
             labels[index, length - len(response) :] = torch.tensor(response)
         return ids.to(self.device), mask.to(self.device), labels.to(self.device)
-
-
-def _repeated(prefix: Cache, rows: int) -> Cache:
-    """The keys and values of one sequence for several rows, as views, differentiable."""
-    return DynamicCache([(key.expand(rows, -1, -1, -1), value.expand(rows, -1, -1, -1)) for key, value, *_ in prefix])
 
 
 def _keep_input(seen: dict[str, Tensor], key: str, real: Tensor, layer: torch.nn.Module, given: tuple[Tensor]) -> None:
