@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from bench.checkpoints import RetokenizedCheckpoint
+
 if TYPE_CHECKING:
     from bench.merging import Recipe
 
@@ -23,7 +25,7 @@ tags: [merge, mergesafe]
 {rows}
 
 Arithmetic in float32, tensors cast once to {dtype}; seed {seed}. SHA-256 is over weights, tokenizer, chat template and
-configuration.
+configuration.{vocabulary}
 
 ## Coefficients
 
@@ -50,6 +52,7 @@ def merge_card(recipe: "Recipe") -> str:
         paper=recipe.merger.paper,
         parents=len(recipe.parents),
         rows="\n".join(f"| {name} | {_role(recipe, name)} | `{p.sha256}` |" for name, p in recipe.parents.items()),
+        vocabulary=_vocabulary(recipe),
         dtype=recipe.dtype_name,
         seed=recipe.seed,
         told=recipe.told,
@@ -62,6 +65,12 @@ def coefficients_json(recipe: "Recipe") -> str:
     groups = {group: _plain(values) for group, values in recipe.coefficients.items()}
     data = {"method": recipe.merger.name, "models": list(recipe.models), "coefficients": groups}
     return json.dumps(data | {"groups": dict(recipe.groups)}, indent=1) + "\n"
+
+
+def _vocabulary(recipe: "Recipe") -> str:
+    """A paragraph on the parents whose vocabulary is not the result's; nothing where there are none."""
+    told = [f"- {name}: {p.told}" for name, p in recipe.parents.items() if isinstance(p, RetokenizedCheckpoint)]
+    return "\n\nEmbeddings and output head were matched by token:\n\n" + "\n".join(told) if told else ""
 
 
 def _plain(values) -> dict:

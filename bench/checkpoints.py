@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -162,7 +162,65 @@ class AdaptedCheckpoint(Mapping[str, Tensor]):
         return tuple(self._weights.get_slice(key).get_shape())
 
 
-AnyCheckpoint = Checkpoint | AdaptedCheckpoint
+class RetokenizedCheckpoint(Mapping[str, Tensor]):
+    """A parent in another vocabulary: row `matches[i]` of its `tensors` is its own row of the same token.
+
+    matches: row in the vocabulary of `reference` -> the parent's row. All other rows are those of `reference`, so that
+    the parent's task vector from there is zero where it has nothing to say. `folder` is whose tokenizer fits the rows.
+    Other tensors are the parent's, unread and uncopied.
+    """
+
+    def __init__(
+        self,
+        parent: "AnyCheckpoint",
+        matches: Mapping[int, int],
+        tensors: Collection[str],
+        *,
+        reference: "AnyCheckpoint",
+        folder: Path,
+    ) -> None:
+        self.parent, self.reference, self.folder = parent, reference, folder
+        self.rows = reference.shape(next(iter(tensors)))[0]
+        self.matched = len(matches)
+        self._tensors = frozenset(tensors)
+        self._there, self._here = torch.tensor(list(matches)), torch.tensor(list(matches.values()))
+
+    def __getitem__(self, name: str) -> Tensor:
+        own = self.parent[name]
+        if name not in self._tensors:
+            return own
+        dtype = self.dtype(name)
+        return self.reference[name].to(dtype).index_copy(0, self._there, own[self._here].to(dtype))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parent)
+
+    def __len__(self) -> int:
+        return len(self.parent)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.parent
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        own = self.parent.shape(name)
+        return (self.reference.shape(name)[0], *own[1:]) if name in self._tensors else own
+
+    def dtype(self, name: str) -> torch.dtype:
+        own = self.parent.dtype(name)
+        return torch.promote_types(own, self.reference.dtype(name)) if name in self._tensors else own
+
+    @property
+    def told(self) -> str:
+        """For people, how many rows are its own."""
+        return f"{self.matched} of {self.rows} rows of the vocabulary matched by token, the others from the reference"
+
+    @property
+    def sha256(self) -> str:
+        """The parent's: what else decides the rows is told by the hashes of the parents they come from."""
+        return self.parent.sha256
+
+
+AnyCheckpoint = Checkpoint | AdaptedCheckpoint | RetokenizedCheckpoint
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -285,7 +343,7 @@ def check_same_architecture(parents: Mapping[str, AnyCheckpoint]) -> None:
             if parent.shape(tensor) != reference.shape(tensor):
                 raise BenchError(
                     f"parent {name} has shape {list(parent.shape(tensor))} for {tensor}, parent {first} "
-                    f"{list(reference.shape(tensor))}; merge models of one architecture and vocabulary"
+                    f"{list(reference.shape(tensor))}; merge models of one architecture"
                 )
 
 

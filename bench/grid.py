@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bench.checkpoints import AnyCheckpoint
+from bench.checkpoints import AnyCheckpoint, RetokenizedCheckpoint
 from bench.skill import data_files, task_files
 from bench.suite import Arm, Suite
 from merges.registry import Merger, Needs, Option, find
@@ -57,6 +57,8 @@ def conditions(suite: Suite, parents: Mapping[str, AnyCheckpoint]) -> dict[str, 
         plain.pop(key, None)
     for name, checkpoint in parents.items():
         plain["parents"][name] = {"role": suite.parents[name].role, "sha256": checkpoint.sha256}
+        if isinstance(checkpoint, RetokenizedCheckpoint):
+            plain["parents"][name]["vocabulary"] = {"matched": checkpoint.matched, "rows": checkpoint.rows}
     tasks = task_files(suite.skill.include)
     del plain["skill"]["include"]
     for domain, spec in suite.skill.domains.items():

@@ -10,15 +10,16 @@ import re
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from bench.card import coefficients_json, merge_card
-from bench.checkpoints import AnyCheckpoint, check_same_architecture
+from bench.checkpoints import AnyCheckpoint
 from bench.errors import BenchError
+from bench.vocabulary import in_vocabulary_of
 from bench.writer import SHARD, write_checkpoint
 from merges.apply import Plan
 from merges.registry import Merger
@@ -54,8 +55,27 @@ class Recipe:
         """All checkpoints that take part, by name."""
         known = {id(parent) for parent in self.models.values()}
         apart = {"base": self.base, "aligned": self.aligned}
-        extra = {name: parent for name, parent in apart.items() if parent is not None and id(parent) not in known}
+        extra = {
+            f"the {name}" if name in self.models else name: parent
+            for name, parent in apart.items()
+            if parent is not None and id(parent) not in known
+        }
         return {**extra, **self.models}
+
+    @property
+    def reference(self) -> AnyCheckpoint:
+        """Whose names and shapes the result has, but for the rows of the vocabulary."""
+        return self.base if self.base is not None else next(iter(self.models.values()))
+
+    def in_one_vocabulary(self) -> "Recipe":
+        """The same with all parents in the vocabulary of the one whose tokenizer the result gets. Raises BenchError
+        where they are not of one architecture."""
+        parents = self.parents
+        owner = next((parent for parent in parents.values() if parent.folder == self.folder), self.reference)
+        known = in_vocabulary_of(owner, parents, base=self.base if self.base is not None else owner)
+        seen = {id(parent): known[name] for name, parent in parents.items()}
+        models = {name: seen[id(parent)] for name, parent in self.models.items()}
+        return replace(self, models=models, base=seen.get(id(self.base)), aligned=seen.get(id(self.aligned)))
 
 
 def write(recipe: Recipe, out: Path, *, device: str = "cpu", threads: int | None = None, shard: int = SHARD) -> Path:
@@ -69,7 +89,7 @@ def write(recipe: Recipe, out: Path, *, device: str = "cpu", threads: int | None
         raise BenchError(f"--device {device!r} is not understood; take cpu, cuda or cuda:N")
     if device != "cpu" and not torch.cuda.is_available():
         raise BenchError(f"--device {device}: PyTorch sees no CUDA GPU here; leave it out to merge on the CPU")
-    check_same_architecture(recipe.parents)
+    recipe = recipe.in_one_vocabulary()
     plan = Plan(
         recipe.merger,
         recipe.models,
@@ -80,7 +100,7 @@ def write(recipe: Recipe, out: Path, *, device: str = "cpu", threads: int | None
         recipe.aligned,
         device=device,
     )
-    reference = recipe.base if recipe.base is not None else next(iter(recipe.models.values()))
+    reference = recipe.reference
     layout = {name: (reference.shape(name), _dtype(reference, name, recipe.dtype)) for name in reference}
     workers = threads or torch.get_num_threads()
     return write_checkpoint(

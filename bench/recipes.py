@@ -9,7 +9,14 @@ import torch
 import yaml
 
 from bench.cell import models_of
-from bench.checkpoints import AdaptedCheckpoint, AnyCheckpoint, hub_folder, open_adapter, open_checkpoint
+from bench.checkpoints import (
+    AdaptedCheckpoint,
+    AnyCheckpoint,
+    RetokenizedCheckpoint,
+    hub_folder,
+    open_adapter,
+    open_checkpoint,
+)
 from bench.errors import BenchError
 from bench.mergekit import DTYPES, read_merge_file
 from bench.merging import Recipe
@@ -154,7 +161,13 @@ def open_reference(place: str) -> AnyCheckpoint:
 
 
 def place(parent: AnyCheckpoint) -> str:
-    """Where a checkpoint lies, as `open_reference` reads it."""
+    """Where a checkpoint lies, as `open_reference` reads it. Raises BenchError for one in another's vocabulary, which
+    it does not lie in."""
+    if isinstance(parent, RetokenizedCheckpoint):
+        raise BenchError(
+            f"{place(parent.parent)} has another vocabulary than {parent.folder}; mergekit fills what it lacks by "
+            "other rules, so merge it with `python -m bench merge --record`"
+        )
     if isinstance(parent, AdaptedCheckpoint):
         return f"{place(parent.parent)}+{parent.adapter_folder}"
     return str(parent.folder)

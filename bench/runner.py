@@ -10,7 +10,7 @@ from bench.calibration import rows_of_arm
 from bench.cell import Bench, run_cell
 from bench.checkpoints import (
     AnyCheckpoint,
-    check_same_architecture,
+    RetokenizedCheckpoint,
     gguf_package_folder,
     hub_folder,
     open_adapter,
@@ -27,6 +27,7 @@ from bench.records import Record, read_record, write_record
 from bench.skill import find_task
 from bench.suite import Arm, Suite
 from bench.terminal import Terminal
+from bench.vocabulary import in_vocabulary_of
 from merges import tuners
 from merges.errors import MergeError
 from merges.registry import Merger, find, load_all
@@ -126,7 +127,7 @@ def check_suite_data(suite: Suite) -> list[str]:
 
 
 def open_parents(suite: Suite, terminal: Terminal) -> dict[str, AnyCheckpoint]:
-    """Every parent of a suite, opened and checked against each other, in the suite's order."""
+    """Every parent of a suite, in its order: checked against each other, and in the aligned parent's vocabulary."""
     opened: dict[str, AnyCheckpoint] = {}
     for name, spec in sorted(suite.parents.items(), key=lambda item: item[1].adapter is not None):
         if spec.adapter is not None:
@@ -139,8 +140,13 @@ def open_parents(suite: Suite, terminal: Terminal) -> dict[str, AnyCheckpoint]:
             opened[name] = open_checkpoint(hub_folder(spec.hub, spec.revision))
         else:
             opened[name] = open_checkpoint(spec.folder)
-    parents = {name: opened[name] for name in suite.parents}
-    check_same_architecture(parents)
+    (aligned,), bases = suite.of_role("aligned"), suite.of_role("base")
+    parents = in_vocabulary_of(
+        opened[aligned], {name: opened[name] for name in suite.parents}, base=opened[[*bases, aligned][0]]
+    )
+    for name, parent in parents.items():
+        if isinstance(parent, RetokenizedCheckpoint):
+            terminal.say(f"{name}: {parent.told}")
     return parents
 
 
