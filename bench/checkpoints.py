@@ -331,14 +331,20 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def check_same_architecture(parents: Mapping[str, AnyCheckpoint]) -> None:
-    """Raise BenchError naming the first parent and tensor that do not fit the first parent's names and shapes."""
+def check_same_names(parents: Mapping[str, AnyCheckpoint]) -> None:
+    """Raise BenchError naming the first parent and tensor that do not fit the first parent's names."""
     (first, reference), *others = parents.items()
     for name, parent in others:
         missing, extra = set(reference) - set(parent), set(parent) - set(reference)
         if missing or extra:
             tensor, who, whose = (min(missing), first, name) if missing else (min(extra), name, first)
             raise BenchError(f"parent {who} has the tensor {tensor} and parent {whose} has not; merge one architecture")
+
+
+def check_same_shapes(parents: Mapping[str, AnyCheckpoint]) -> None:
+    """Raise BenchError naming the first parent and tensor whose shape is not the first parent's. Names are the same."""
+    (first, reference), *others = parents.items()
+    for name, parent in others:
         for tensor in reference:
             if parent.shape(tensor) != reference.shape(tensor):
                 raise BenchError(

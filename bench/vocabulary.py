@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from bench.checkpoints import AnyCheckpoint, RetokenizedCheckpoint, check_same_architecture
+from bench.checkpoints import AnyCheckpoint, RetokenizedCheckpoint, check_same_names, check_same_shapes
 from bench.errors import BenchError
 
 _FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model")
@@ -28,19 +28,20 @@ def in_vocabulary_of(
     parent without any is taken to have the owner's vocabulary if it has as many rows. Code of a checkpoint is not run.
     Raises BenchError where rows differ and nothing says which tokens they are, and where anything else differs.
     """
+    check_same_names(parents)
     reference = base if base is owner else _seen(base, owner, owner)
     known = {id(owner): owner, id(base): reference}
     found = {
         name: known[id(parent)] if id(parent) in known else _seen(parent, owner, reference)
         for name, parent in parents.items()
     }
-    check_same_architecture(found)
+    check_same_shapes(found)
     return found
 
 
 def _seen(parent: AnyCheckpoint, owner: AnyCheckpoint, reference: AnyCheckpoint) -> AnyCheckpoint:
     """A parent in the vocabulary of `owner`; rows it lacks are those of `reference`, which is in it already."""
-    resized = any(parent.shape(name) != owner.shape(name) for name in owner if name in parent)
+    resized = any(parent.shape(name) != owner.shape(name) for name in owner)
     if not resized and _same_tokenizer(parent.folder, owner.folder):
         return parent
     lost = [model.folder for model in (parent, owner) if not _files(model.folder)]
@@ -48,8 +49,6 @@ def _seen(parent: AnyCheckpoint, owner: AnyCheckpoint, reference: AnyCheckpoint)
     if not resized and own == theirs:
         return parent
     tensors = _vocabulary_tensors(owner)
-    if not all(name in parent for name in tensors):
-        return parent  # of another architecture, as will be said
     rows, wanted = (min(model.shape(name)[0] for name in tensors) for model in (parent, owner))
     if lost and rows != wanted:
         raise BenchError(

@@ -11,7 +11,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from bench.checkpoints import check_same_architecture, gguf_package_folder, hub_folder, open_adapter, open_checkpoint
+from bench.checkpoints import (
+    check_same_names,
+    check_same_shapes,
+    gguf_package_folder,
+    hub_folder,
+    open_adapter,
+    open_checkpoint,
+)
 from bench.errors import BenchError
 from tests.conftest import save_tiny
 
@@ -126,14 +133,14 @@ def test_parents_of_another_shape_are_named_with_the_tensor(tiny_models, smollm2
     wide = save_tiny(tmp_path, smollm2, 0, intermediate_size=128)
     parents = {"a": open_checkpoint(tiny_models["a"]), "wide": open_checkpoint(wide)}
     with pytest.raises(BenchError, match=r"parent wide has shape .* for model\.layers\.0\.mlp"):
-        check_same_architecture(parents)
+        check_same_shapes(parents)
 
 
 def test_parents_of_another_depth_are_named_with_the_tensor(tiny_models, smollm2, tmp_path):
     deep = save_tiny(tmp_path, smollm2, 0, num_hidden_layers=3)
     parents = {"a": open_checkpoint(tiny_models["a"]), "deep": open_checkpoint(deep)}
     with pytest.raises(BenchError, match=r"parent deep has the tensor model\.layers\.2\..* parent a has not"):
-        check_same_architecture(parents)
+        check_same_names(parents)
 
 
 def test_an_adapter_for_another_base_is_refused(tiny_models, smollm2, tmp_path):
