@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from bench.checkpoints import AnyCheckpoint, RetokenizedCheckpoint
 from bench.skill import data_files, task_files
 from bench.suite import Arm, Suite
+from merges import tuners
 from merges.registry import Merger, Needs, Option, find
 
 PARENT = "parent:"
@@ -90,8 +91,9 @@ def merge_cells(suite: Suite, suite_fingerprint: str, mergers: Sequence[Merger],
             if merger.needs not in ROWS_OF_ARM[arm]:
                 continue
             searched = arm != "none" and merger.form != "context"
+            tuner = [tuners.source_of(suite.search.tuner)] if searched else []
             for seed in suite.seeds if merger.random or searched else suite.seeds[:1]:
-                key = [suite_fingerprint, merger.name, merger.source_sha256, options, arm, seed]
+                key = [suite_fingerprint, merger.name, merger.source_sha256, options, arm, seed, *tuner]
                 cells.append(Cell(merger.name, merger, arm, options, seed, fingerprint(key)))
     return cells
 

@@ -41,6 +41,7 @@ from typing import Annotated, Any, Literal
 import torch
 
 from merges.errors import MergeError
+from merges.sources import source_sha256
 
 PerModel = Annotated[torch.Tensor, "one value a model, shape [n_models]"]
 Rngs = Annotated[tuple[torch.Generator, ...], "one seeded generator a model"]
@@ -101,8 +102,8 @@ class Merger:
 
     @property
     def source_sha256(self) -> str:
-        """Hash of the file it is defined in: a changed technique is another technique."""
-        return hashlib.sha256(Path(inspect.getfile(self.function)).read_bytes()).hexdigest()
+        """Hash of the file it is defined in, and of those it builds on: a changed technique is another technique."""
+        return source_sha256(Path(inspect.getfile(self.function)))
 
     def check_options(self, given: Mapping[str, object]) -> dict[str, Option]:
         """Defaults overlaid with `given` values of parameters and options.
