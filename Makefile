@@ -14,6 +14,12 @@ EXTRA ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/nu
 PYTHON ?= python3
 RUN = .venv/bin/python
 
+# A misspelt variable would otherwise be ignored, and the default taken for it.
+KNOWN := $(sort $(shell sed -n 's/^\([A-Z]*\) ?=.*/\1/p' $(lastword $(MAKEFILE_LIST))))
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+UNKNOWN := $(filter-out $(KNOWN) SHELL MAKEFLAGS,$(GIVEN))
+$(if $(UNKNOWN),$(error unknown variable $(UNKNOWN); take one of $(KNOWN)))
+
 .PHONY: bench leaderboard new-merger check catalogue perf test test-slow lint zoo data setup clean
 
 bench: setup
