@@ -33,7 +33,8 @@ DTYPES = {
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
-_IDENTITY = ("*.safetensors", "tokenizer*", "special_tokens_map.json", "chat_template*", "generation_config.json")
+TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model")
+_IDENTITY = ("*.safetensors", *TOKENIZER, "chat_template*", "generation_config.json")
 
 
 class Checkpoint(Mapping[str, Tensor]):

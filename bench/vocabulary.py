@@ -13,10 +13,8 @@ from pathlib import Path
 
 import torch
 
-from bench.checkpoints import AnyCheckpoint, RetokenizedCheckpoint, check_same_names, check_same_shapes
+from bench.checkpoints import TOKENIZER, AnyCheckpoint, RetokenizedCheckpoint, check_same_names, check_same_shapes
 from bench.errors import BenchError
-
-_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model")
 
 
 def in_vocabulary_of(
@@ -104,4 +102,4 @@ def _same_tokenizer(one: Path, other: Path) -> bool:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    return {path.name: path for pattern in _FILES for path in folder.glob(pattern)}
+    return {path.name: path for pattern in TOKENIZER for path in folder.glob(pattern)}
