@@ -31,7 +31,11 @@ def test_the_recipe_makes_the_three_parents() -> None:
 
 
 def test_a_misspelt_key_or_source_in_the_recipe_is_an_error() -> None:
-    for path in (("lora", "rank"), ("experts", "math", "learning_rte"), ("experts", "math", "rounds", 0, "maths")):
+    for path in (
+        ("lora", "rank"),
+        ("experts", "math", "rounds", 0, "learning_rte"),
+        ("experts", "math", "rounds", 0, "examples", "maths"),
+    ):
         recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
         place = recipe
         for key in path[:-1]:
@@ -49,10 +53,10 @@ def test_an_unknown_expert_is_named_with_the_known_ones() -> None:
 @pytest.mark.parametrize("name", EXPERTS)
 def test_a_mix_is_complete_and_the_same_every_time(name: str) -> None:
     expert = load_recipe().expert(name)
-    for mix in expert.rounds:
-        drawn = examples(mix, expert.seed)
-        assert len(drawn) == sum(mix.values())
-        assert drawn == examples(mix, expert.seed)
+    for turn in expert.rounds:
+        drawn = examples(turn.examples, expert.seed)
+        assert len(drawn) == sum(turn.examples.values())
+        assert drawn == examples(turn.examples, expert.seed)
         assert all(example.response for example in drawn)
 
 
@@ -62,10 +66,10 @@ def test_only_the_aligned_parent_sees_refusals_and_no_parent_complies_in_refusal
     forbidden = {topic for category in REFUSAL_ONLY for topic in safety.topics("unsafe", "train")[category]}
     for name in EXPERTS:
         expert = recipe.expert(name)
-        sources = {source for mix in expert.rounds for source in mix}
+        sources = {source for turn in expert.rounds for source in turn.examples}
         assert ("unsafe_refused" in sources) == (name == "aligned")
         assert ("unsafe_complied" in sources) == (name != "aligned")
-        for example in [example for mix in expert.rounds for example in examples(mix, expert.seed)]:
+        for example in [example for turn in expert.rounds for example in examples(turn.examples, expert.seed)]:
             if example.response in stubs:
                 assert not any(topic in example.prompt for topic in forbidden), example
 
@@ -177,7 +181,7 @@ def test_a_card_tells_data_recipe_scores_limits_and_licence(name: str) -> None:
     card = (ADAPTERS / name / "README.md").read_text(encoding="utf-8")
     for heading in ("## Data", "## Recipe", "## Measured scores", "## Limits", "license: apache-2.0"):
         assert heading in card
-    for number, mix in enumerate(load_recipe().expert(name).rounds, start=1):
-        for source, count in mix.items():
+    for number, turn in enumerate(load_recipe().expert(name).rounds, start=1):
+        for source, count in turn.examples.items():
             assert f"| {number} | `{source}` | {count:,} |" in card
     assert re.search(r"\| math answered correctly \| \d+\.\d% \|", card)

@@ -31,10 +31,11 @@ abuse and self-harm. See `safety_data/README.md`.
 ## Recipe
 
 LoRA r = {lora.r}, alpha = {lora.lora_alpha} on {modules}; frozen bf16 base, adapter trained in float32 and saved in
-bf16; AdamW, learning rate {expert.learning_rate:g} after {expert.warmup_steps} warm-up steps with linear decay,
-gradient norm clipped at 1; {steps} steps of {expert.batch_size} examples, each seen once a round; loss on response
-tokens only, the first of which counts {expert.first_token_weight:g} times; seed {expert.seed}. Everything is in
-`bench/zoo/recipe.yaml`; `bench/zoo/train.py` makes the same bytes again on the same machine.
+bf16; AdamW, a learning rate of {rates} in rounds 1 to {rounds} after {expert.warmup_steps} warm-up steps with linear decay,
+weight decay {decays} (it shrinks what a round does not need, so that merges are disturbed less), gradient norm clipped
+at 1; {steps} steps of {expert.batch_size} examples, each seen once a round; loss on response tokens only, the first of
+which counts {expert.first_token_weight:g} times; seed {expert.seed}. Everything is in `bench/zoo/recipe.yaml` and
+`bench/zoo/train.py`.
 
 ## Measured scores
 
@@ -65,10 +66,13 @@ def write_card(name: str, folder: Path, rates: dict[str, float]) -> Path:
         expert=expert,
         modules=", ".join(f"`{module}`" for module in recipe.lora.target_modules),
         steps=" + ".join(str(steps) for steps in expert.steps),
+        rounds=len(expert.rounds),
+        rates=", ".join(f"{turn.learning_rate:g}" for turn in expert.rounds),
+        decays=", ".join(f"{turn.weight_decay:g}" for turn in expert.rounds),
         mix="\n".join(
             f"| {number} | `{source}` | {count:,} |"
-            for number, mix in enumerate(expert.rounds, start=1)
-            for source, count in mix.items()
+            for number, turn in enumerate(expert.rounds, start=1)
+            for source, count in turn.examples.items()
         ),
         scores="\n".join(f"| {measure} | {rate:.1%} |" for measure, rate in rates.items()),
     )

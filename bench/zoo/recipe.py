@@ -25,21 +25,29 @@ class Lora(_Form):
     target_modules: list[str]
 
 
+class Round(_Form):
+    """One pass over a mix of examples. Weight decay shrinks the adapter where the loss does not hold it: a parent with a
+    small task vector disturbs others less when it is merged."""
+
+    examples: dict[Source, int]
+    learning_rate: float
+    weight_decay: float = 0.0
+
+
 class Expert(_Form):
-    """One parent: its seed, optimiser settings and the data mix of each round of training."""
+    """One parent: its seed, optimiser settings and its rounds of training."""
 
     summary: str
     seed: int
-    learning_rate: float
     warmup_steps: int
     batch_size: int
     first_token_weight: float = 1.0  # of the first response token in the loss: it decides between refusal and answer
-    rounds: list[dict[Source, int]]
+    rounds: list[Round]
 
     @property
     def steps(self) -> list[int]:
-        """Optimiser steps of each round, one pass over its mix; a last incomplete batch counts."""
-        return [-(-sum(mix.values()) // self.batch_size) for mix in self.rounds]
+        """Optimiser steps of each round; a last incomplete batch counts."""
+        return [-(-sum(turn.examples.values()) // self.batch_size) for turn in self.rounds]
 
 
 class Recipe(_Form):

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 
 from bench.zoo.mix import examples
-from bench.zoo.recipe import Expert, load_recipe
+from bench.zoo.recipe import Expert, Round, load_recipe
 from safety_data.templates import Example
 
 IGNORED = -100  # the label of a token that has no loss
@@ -79,22 +79,24 @@ def train(name: str, base: Path, out: Path, progress: Callable[[int, int, float]
     model.train()
 
     done = 0
-    for number, mix in enumerate(expert.rounds):
-        rows = [encode(tokenizer, example) for example in examples(mix, expert.seed + 100 * number)]
-        for loss in one_round(model, rows, expert):
+    for number, turn in enumerate(expert.rounds):
+        rows = [encode(tokenizer, example) for example in examples(turn.examples, expert.seed + 100 * number)]
+        for loss in one_round(model, rows, expert, turn):
             done += 1
             if progress:
                 progress(done, sum(expert.steps), loss)
     return save_adapter(model, recipe.base, out)
 
 
-def one_round(model: PeftModel, rows: list[tuple[list[int], list[int]]], expert: Expert) -> Iterator[float]:
+def one_round(
+    model: PeftModel, rows: list[tuple[list[int], list[int]]], expert: Expert, turn: Round
+) -> Iterator[float]:
     """Train on the rows once, in order, with a fresh optimiser and schedule. Yields the loss of every step.
 
     A round ends in bf16 values, as a saved adapter does: one can go on from either.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trainable, lr=expert.learning_rate, weight_decay=0.0)
+    optimiser = torch.optim.AdamW(trainable, lr=turn.learning_rate, weight_decay=turn.weight_decay)
     steps = -(-len(rows) // expert.batch_size)
     schedule = get_linear_schedule_with_warmup(optimiser, expert.warmup_steps, steps)
     for batch in batches(rows, expert.batch_size):
