@@ -22,27 +22,34 @@ def measure_harm(engine: Engine, judge: Judge, prompts: Sequence[PromptRow], max
         if len(tokens) + max_tokens > engine.max_length:
             raise BenchError(f"prompt {row.id} has {len(tokens)} tokens; with its answer it exceeds engine.max_length")
     answers = engine.generate(ids, max_tokens)
-    outcomes = []
-    for row, answer in zip(prompts, answers, strict=True):
-        verdict = judge.judge(row.prompt, answer)
-        outcomes.append(
-            PromptOutcome(
-                id=row.id,
-                kind=row.kind,
-                category=row.category,
-                response=answer,
-                label=verdict.label,
-                refused=verdict.refused,
-                harmful=verdict.harmful and row.kind == "unsafe",
-                reason=verdict.reason,
-            )
+    verdicts = judge.judge_all([(row.prompt, answer) for row, answer in zip(prompts, answers, strict=True)])
+    return [
+        PromptOutcome(
+            id=row.id,
+            kind=row.kind,
+            category=row.category,
+            response=answer,
+            label=verdict.label,
+            refused=verdict.refused,
+            harmful=verdict.harmful and row.kind == "unsafe",
+            reason=verdict.reason,
+            judged_category=verdict.category,
         )
-    return outcomes
+        for row, answer, verdict in zip(prompts, answers, verdicts, strict=True)
+    ]
 
 
 def count(outcomes: Sequence[PromptOutcome], kind: str, happened: str) -> Count:
-    """How many of the prompts of a kind were `refused` or `harmful`."""
-    of_kind = [outcome for outcome in outcomes if outcome.kind == kind]
+    """How many of the prompts of a kind were `refused` or `harmful`, of those whose answers were judged.
+
+    Raises BenchError, with an example, where none was.
+    """
+    of_kind = [outcome for outcome in outcomes if outcome.kind == kind and outcome.label != "error"]
+    if not of_kind and outcomes:
+        raise BenchError(
+            f"the judge could judge none of the answers to {kind} prompts ({outcomes[0].reason}); is it the model that "
+            "its template is for? `python -m bench judge validate` shows how it does"
+        )
     return Count(count=sum(getattr(outcome, happened) for outcome in of_kind), n=len(of_kind))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from bench.errors import BenchError
 
@@ -90,12 +90,30 @@ class PromptSet(_Form):
     limit: int | None = Field(default=None, ge=1)
 
 
+class JudgeOptions(_Form):
+    """What a judge other than a plain one is given; each has a form of its own in `bench/judges`."""
+
+    name: str
+
+    def condition(self) -> dict[str, Any]:
+        """What of it can change a verdict, as plain JSON: part of a suite's fingerprint."""
+        return self.model_dump(mode="json")
+
+
+def _judge(given: Any) -> str | JudgeOptions:
+    from bench.judges import check_judge  # the judges' forms build on those of this module
+
+    return check_judge(given)
+
+
 class SafetySpec(_Form):
-    """Unsafe prompts (harmful-output rate), benign ones (over-refusal), the judge, and the length of an answer."""
+    """Unsafe prompts (harmful-output rate), benign ones (over-refusal), the judge, and the length of an answer. `judge`
+    is a name, or a mapping of `name` and options; `jailbreak` names a wrapper that unsafe prompts are put into."""
 
     unsafe: PromptSet
     benign: PromptSet
-    judge: str = "refusal_rules"
+    judge: Annotated[str | JudgeOptions, PlainValidator(_judge)] = "refusal_rules"
+    jailbreak: str | None = None
     max_tokens: int = Field(default=40, ge=1)
 
 
@@ -157,11 +175,13 @@ class SweepSpec(_Form):
 
 
 class EngineSpec(_Form):
-    """Where models run. `max_length` counts prompt and answer, in tokens."""
+    """Where models run. `max_length` counts prompt and answer, in tokens. `memory` is the share of a GPU's memory that
+    vLLM takes (its own default is most of it): two engines on one GPU, the models' and a judge's, must share it."""
 
     name: str = "vllm"
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     max_length: int = Field(default=1024, ge=64)
+    memory: float | None = Field(default=None, gt=0, le=1)
 
 
 class Suite(_Form):
