@@ -6,6 +6,7 @@
 then those of `refusal_rules`, and the guard decides `harmful`.
 """
 
+import atexit
 import json
 import re
 import tempfile
@@ -195,6 +196,7 @@ def start(weights: Path, folder: Path, spec: EngineSpec) -> Generate:
     if spec.name != "vllm":
         return _open(weights, folder, spec)
     pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+    atexit.register(pool.shutdown)
     _in(pool, _open_here, weights, folder, spec)
     return lambda prompts, max_tokens: _in(pool, _generate_here, prompts, max_tokens)
 
