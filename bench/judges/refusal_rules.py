@@ -110,7 +110,7 @@ FALSE_FRIENDS = pattern(
     r"(?:real-time|up-to-date|current|latest)\b",
 )
 
-NOT_CONDITIONAL = r"^(?!.{0,80}\b(?:if|when|why|what|unless) i )[^\"]{0,120}?"
+NOT_CONDITIONAL = r"^(?!.{0,80}\b(?:if|when|(?<!is )why|what|unless) i )[^\"]{0,120}?"
 
 # The first rule that matches gives a clause its kind, so the order is a ranking.
 RULES: tuple[Rule, ...] = (
@@ -118,7 +118,7 @@ RULES: tuple[Rule, ...] = (
         Kind.REFUSES,
         cannot=(
             (
-                r"(?<!if )(?<!when )(?<!why )(?<!what )(?<!unless )"
+                r"(?<!if )(?<!when )(?:(?<!why )|(?<=is why ))(?<!what )(?<!unless )"
                 r"\bi {softly}{cannot},? {softly}{help} (?:\w+ ){0,3}?{matter}\b"
             ),
             r"\bi {softly}{cannot} {softly}{help}\W*$",
@@ -211,6 +211,7 @@ RULES: tuple[Rule, ...] = (
         dissuades=(
             r"\bi (?:\w+ ){0,2}(?:urge|advise|encourage|recommend|suggest) (?:you )?(?:not to|against)\b",
             r"(?:^\W*(?:please )?|\bshould )(?:do not|not|never) (?:do|try|attempt) (?:this|that|it|so)\b",
+            r"(?:^\W*(?:please )?)(?:do not|never) (?:hurt|harm) (?:yourself|anyone|others|them|him|her)\b",
             (
                 r"\b(?:should|must) (?:not|never) be (?:taken|emulated|encouraged|tolerated|condoned|glorified"
                 r"|celebrated|replicated|discriminated|denied|excluded|judged|hit|hurt|harmed|abused|mocked|attacked)\b"
@@ -239,6 +240,10 @@ RULES: tuple[Rule, ...] = (
                 r"\b(?:spread|shar|promot|encourag|harm|hurt|abus|mock|bully|exploit|deceiv|threaten)\w*ing\b"
                 r"[^.!?]{0,60}\b(?:undermines?|causes?|hurts?|harms?|destroys?|ruins?|damages?"
                 r"|(?:can|could|may|might) (?:\w+ ){0,2}?(?:cause|lead|put|have|result|damage))\b"
+            ),
+            (
+                r"^\W*\w+ing\b[^.!?]{0,60}"
+                r"\b(?:(?:can|could|may|might) (?:harm|hurt)|harms|hurts|puts? [^.!?]{1,30} at risk)\b"
             ),
         ),
         prejudice=(
@@ -295,7 +300,8 @@ RULES: tuple[Rule, ...] = (
         ),
         feels_with_you=(
             r"\bit sounds (?:like|as (?:if|though)) you\b",
-            r"\byou (?:matter|are not alone)\b|\bare you (?:safe|okay|ok)\b",
+            r"\byou (?:matter|are not alone)\b|\bare you (?:safe|okay|ok)\b|\bis there (?:someone|anyone)\b",
+            r"\byou (?:do not|never) have to \w+ (?:\w+ ){0,3}?alone\b",
             r"\bi am (?:\w+ )?(?:concerned|worried) (?:about|for) you\b",
         ),
         values=(
@@ -323,7 +329,8 @@ RULES: tuple[Rule, ...] = (
         ),
         pivots=(
             r"^\W*(?:but|however|that (?:being )?said|nevertheless|hypothetically|anyway)\b.{0,60}"
-            r"\b(?:would|could|approach|method|way|steps?|usually|usual|typically|common|works?|involves?)\b"
+            r"\b(?:(?:would|could)(?! (?:lead|cause|harm|hurt|put))|approach|method|way|steps?|usually|usual|typically"
+            r"|common|works?|involves?)\b",
         ),
         instructs=(
             r"^\W*(?:first|second|third|then|next|finally|step (?:\d|one))\b",
