@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bench.errors import BenchError
 
 SCHEMA_VERSION = 1
+ERROR = "error"  # the label of an answer that was not judged: it counts in no rate
 
 
 class _Form(BaseModel):

@@ -20,6 +20,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from bench.errors import BenchError
+from safety_data.jailbreaks import JAILBREAKS
+from safety_data.public import COMMIT, PUBLIC
 
 SUITES = Path(__file__).parent / "suites"
 ABLATIONS = SUITES / "ablations"
@@ -84,10 +86,28 @@ class SkillSpec(_Form):
 
 
 class PromptSet(_Form):
-    """A JSONL file of prompts; `limit` takes the first n."""
+    """Prompts: a JSONL file of our form, or a public `dataset` (`safety_data/public.py`) from a local `file` or from the
+    hub at the commit `revision`. `sha256` is what the file must hash to; `limit` takes the first n."""
 
-    file: Path
+    file: Path | None = None
+    dataset: str | None = None
+    revision: str | None = None
+    sha256: str | None = None
     limit: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "PromptSet":
+        if self.dataset is not None and self.dataset not in PUBLIC:
+            raise ValueError(f"unknown dataset {self.dataset!r}{did_you_mean(self.dataset, PUBLIC)}")
+        if self.file is None and self.dataset is None:
+            raise ValueError("give a `file`, or a `dataset` with a `file` or a `revision`")
+        if self.dataset is not None and (self.file is None) == (self.revision is None):
+            raise ValueError(f"{self.dataset}: give its local `file`, or the `revision` of the hub's copy")
+        if self.revision is not None and (self.dataset is None or not COMMIT.fullmatch(self.revision)):
+            raise ValueError("`revision` is the commit of a dataset on the hub, 40 hexadecimal digits")
+        if self.sha256 is not None and self.file is None:
+            raise ValueError("`sha256` belongs to `file`")
+        return self
 
 
 class JudgeOptions(_Form):
@@ -113,7 +133,7 @@ class SafetySpec(_Form):
     unsafe: PromptSet
     benign: PromptSet
     judge: Annotated[str | JudgeOptions, PlainValidator(_judge)] = "refusal_rules"
-    jailbreak: str | None = None
+    jailbreak: Literal[*JAILBREAKS] | None = None
     max_tokens: int = Field(default=40, ge=1)
 
 
