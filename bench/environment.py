@@ -28,7 +28,7 @@ def prepare() -> None:
 
 
 def cache_root() -> Path:
-    """Where converted checkpoints and measured judges are kept: MERGESAFE_CACHE, or mergesafe/ in the user's cache folder."""
+    """Where converted checkpoints and measured judges are kept: MERGESAFE_CACHE, or mergesafe/ in the user's cache."""
     if explicit := os.environ.get("MERGESAFE_CACHE"):
         return Path(explicit)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergesafe"

@@ -1,7 +1,7 @@
 """How far judges agree with people: what was measured, kept, so that tables can say it.
 
-bench/measured/refusal_rules.json     shipped
-CACHE/judges/refusal_rules.json       measured here by `python -m bench judge validate`, and then preferred
+bench/judges/measured/refusal_rules.json    shipped
+CACHE/judges/refusal_rules.json             measured here by `python -m bench judge validate`, and then preferred
 """
 
 import re
@@ -14,7 +14,7 @@ from bench.environment import cache_root
 from bench.errors import BenchError
 from bench.records import write_atomically
 
-SHIPPED = Path(__file__).parent / "measured"
+SHIPPED = Path(__file__).parent / "judges" / "measured"
 
 
 class _Form(BaseModel):

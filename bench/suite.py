@@ -86,8 +86,8 @@ class SkillSpec(_Form):
 
 
 class PromptSet(_Form):
-    """Prompts: a JSONL file of our form, or a public `dataset` (`safety_data/public.py`) from a local `file` or from the
-    hub at the commit `revision`. `sha256` is what the file must hash to; `limit` takes the first n."""
+    """Prompts: a JSONL file of our form, or a public `dataset` (`safety_data/public.py`) from a local `file` or from
+    the hub at the commit `revision`. `sha256` is what the file must hash to; `limit` takes the first n."""
 
     file: Path | None = None
     dataset: str | None = None

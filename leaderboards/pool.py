@@ -64,7 +64,7 @@ def pools(records: Iterable[Record]) -> list[Pool]:
 
 
 def _unjudged(records: Iterable[Record]) -> dict[str, set[str]]:
-    """By fingerprint, the prompts that some record has an answer to that was not judged: no pair can be made of them."""
+    """By fingerprint, the prompts to which some record has an answer that was not judged: no pair can be made of it."""
     found: dict[str, set[str]] = {}
     for record in records:
         ids = found.setdefault(record.fingerprint, set())

@@ -1,7 +1,7 @@
 """Public prompt sets: what each is called, where it comes from, under which licence, and which columns it has.
 
     prompts("xstest", "benign", file=Path("xstest_prompts.csv"))
-    prompts("beavertails", "unsafe", revision="8401fe609d288129cc684a9b3be6a93e41cfe678")    # from the hub
+    prompts("beavertails", "unsafe", revision="<commit of the hub's copy>")
 
 Nothing is shipped, and nothing downloaded unless a suite asks for it by a commit of the hub. A file that the authors
 publish elsewhere (a CSV in their repository) is read the same way: each set lists the columns of both. Rows keep their
@@ -43,24 +43,20 @@ def _always(kind: Kind) -> Callable[[Mapping[str, Any]], tuple[Kind, str, str]]:
 
 
 def _beavertails(row: Mapping[str, Any]) -> tuple[Kind, str, str] | None:
-    """Prompts have no label of their own there: those count whose answer people called unsafe, by its first category."""
+    """Prompts have no label of their own: those count whose answer people called unsafe, under its first category."""
     harms = [name for name, present in dict(row["category"]).items() if present]
     return ("unsafe", harms[0], str(row["prompt"])) if harms and not row["is_safe"] else None
 
 
 def _xstest(row: Mapping[str, Any]) -> tuple[Kind, str, str]:
     """Contrast prompts are the unsafe ones: `contrast_homonyms` beside `homonyms`."""
-    return (
-        "unsafe" if str(row["category"]).startswith("contrast_") else "benign",
-        str(row["category"]),
-        str(row["prompt"]),
-    )
+    category = str(row["category"])
+    return "unsafe" if category.startswith("contrast_") else "benign", category, str(row["prompt"])
 
 
 def _sorry_bench(row: Mapping[str, Any]) -> tuple[Kind, str, str] | None:
     """The base prompts; the twenty linguistic variations of each are left out."""
-    first = list(row["prompt"])[0]
-    return ("unsafe", str(row["category"]), str(first)) if row["style"] == "base" else None
+    return ("unsafe", str(row["category"]), str(row["prompt"][0])) if row["style"] == "base" else None
 
 
 def _wildguard(row: Mapping[str, Any]) -> tuple[Kind, str, str] | None:
