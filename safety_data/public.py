@@ -24,8 +24,9 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 class PublicSet:
     """A data set as it is published.
 
-    `columns`: the columns that are read, each with the names it goes by. `read`: (kind, category, prompt) of a row, or
-    None for a row that is no prompt of either kind; it is given the columns by our names.
+    `columns`: the columns that are read, each with the names it goes by; None among them: it may be absent. `read`:
+    (kind, category, prompt) of a row, or None for a row that is no prompt of either kind; it is given columns by our
+    names.
     """
 
     title: str
@@ -34,7 +35,7 @@ class PublicSet:
     hub: str
     config: str | None
     split: str
-    columns: Mapping[str, tuple[str, ...]]
+    columns: Mapping[str, tuple[str | None, ...]]
     read: Callable[[Mapping[str, Any]], tuple[Kind, str, str] | None]
 
 
@@ -46,6 +47,11 @@ def _beavertails(row: Mapping[str, Any]) -> tuple[Kind, str, str] | None:
     """Prompts have no label of their own: those count whose answer people called unsafe, under its first category."""
     harms = [name for name, present in dict(row["category"]).items() if present]
     return ("unsafe", harms[0], str(row["prompt"])) if harms and not row["is_safe"] else None
+
+
+def _harmbench(row: Mapping[str, Any]) -> tuple[Kind, str, str] | None:
+    """Behaviours that stand alone; those that need a context, and copyrighted texts, are left out."""
+    return _always("unsafe")(row) if row.get("form", "standard") == "standard" else None
 
 
 def _xstest(row: Mapping[str, Any]) -> tuple[Kind, str, str]:
@@ -94,8 +100,12 @@ PUBLIC: dict[str, PublicSet] = {
         "walledai/HarmBench",
         "standard",
         "train",
-        {"prompt": ("Behavior", "prompt"), "category": ("SemanticCategory", "category")},
-        _always("unsafe"),
+        {
+            "prompt": ("Behavior", "prompt"),
+            "category": ("SemanticCategory", "category"),
+            "form": ("FunctionalCategory", None),
+        },
+        _harmbench,
     ),
     "strongreject": PublicSet(
         "StrongREJECT",
@@ -179,13 +189,15 @@ def prompts(name: str, kind: Kind, *, file: Path | None = None, revision: str | 
     source = PUBLIC[name]
     where = str(file) if file is not None else f"{source.hub} at {revision}"
     table = _from_file(file) if file is not None else _from_hub(source, str(revision))
-    found = {column: next((n for n in names if n in table.columns), None) for column, names in source.columns.items()}
-    for column, actual in found.items():
-        if actual is None:
+    found: dict[str, str] = {}
+    for column, names in source.columns.items():
+        present = [name for name in names if name in table.columns]
+        if not present and None not in names:
             raise DataError(
-                f"{where} is not {source.title}: it has no column {' or '.join(map(repr, source.columns[column]))}; it "
-                f"has {', '.join(map(str, table.columns))}"
+                f"{where} is not {source.title}: it has no column {' or '.join(map(repr, names))}; it has "
+                f"{', '.join(map(str, table.columns))}"
             )
+        found |= {column: present[0]} if present else {}
     rows: dict[str, PromptRow] = {}
     for number, record in enumerate(table[list(found.values())].to_dict("records")):
         read = source.read({column: record[actual] for column, actual in found.items()})

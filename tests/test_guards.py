@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from transformers import AutoTokenizer
 
+from bench.checkpoints import open_checkpoint
 from bench.errors import BenchError
 from bench.judges import check_judge, get_judge
 from bench.judges.guard_model import encode, first_tokens
 from bench.judges.guards import GUARDS, Reading, render
+from bench.records import read_records
+from tests.test_run import bench, tiny_suite
 from tests.tiny_guards import ASKED, save_guard
 
 GOLDEN = Path(__file__).parent / "guards"
@@ -229,3 +233,30 @@ def test_a_hub_id_that_cannot_be_had_is_one_sentence(monkeypatch):
     with pytest.raises(BenchError, match="cannot get nobody/nothing from the hub") as error:
         get_judge(check_judge(given))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["vllm", "transformers"])
+def test_a_run_is_judged_by_a_guard_beside_the_models_engine(engine, tiny_models, smollm2, tmp_path):
+    """From the suite file to the table: this guard calls everything unsafe."""
+    roles = {"base": "base", "a": "aligned", "b": "expert"}
+    parents = {name: {"role": role, "folder": str(tiny_models[name])} for name, role in roles.items()}
+    guard = save_guard(tmp_path / "guard", "llama_guard_3", smollm2, {"alpha": "unsafe\nS2"}, blind=True)
+    path = tiny_suite(tmp_path, parents)
+    data = yaml.safe_load(path.read_text())
+    data["engine"]["name"] = engine
+    where = {"name": engine, "dtype": "float32", "max_length": 1024}
+    given = {"name": "guard_model", "guard": "llama_guard_3", "folder": str(guard), "engine": where}
+    data["safety"] |= {"judge": given, "jailbreak": "prefix_injection"}
+    path.write_text(yaml.safe_dump(data))
+    done = bench("run", "--suite", path, "--method", "linear", "--arms", "none", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for record in read_records(tmp_path / "out"):
+        assert record.provenance.judge == "guard_model:llama_guard_3"
+        assert record.provenance.conditions["safety"]["judge"]["sha256"] == open_checkpoint(guard).sha256
+        assert record.scores.harmful.rate == 1
+        assert {(outcome.judged_category, outcome.harmful) for outcome in record.prompts} == {
+            ("S2", True),
+            ("S2", False),  # benign prompts have no harmful answers
+        }
+    assert "judge guard_model:llama_guard_3" in done.stdout.replace("\n", " ")

@@ -5,7 +5,6 @@ Every "compliant" answer here is an empty stub: it has the shape of an answer an
 
 import random
 import time
-from pathlib import Path
 
 import pytest
 

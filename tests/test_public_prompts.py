@@ -38,14 +38,8 @@ PUBLISHED = {
     "harmbench": (
         "harmbench_behaviors_text_all.csv",
         [
-            {
-                "Behavior": "p1",
-                "FunctionalCategory": "standard",
-                "SemanticCategory": "illegal",
-                "Tags": "",
-                "ContextString": "",
-                "BehaviorID": "b1",
-            }
+            {"Behavior": "p1", "FunctionalCategory": "standard", "SemanticCategory": "illegal", "BehaviorID": "b1"},
+            {"Behavior": "p2", "FunctionalCategory": "contextual", "SemanticCategory": "illegal", "BehaviorID": "b2"},
         ],
         {"unsafe": [("p1", "illegal")]},
     ),

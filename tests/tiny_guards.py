@@ -41,9 +41,12 @@ VISION = dict(
 )
 
 
-def save_guard(folder: Path, guard: str, tokenizer: Path, verdicts: Mapping[str, str] | None = None) -> Path:
+def save_guard(
+    folder: Path, guard: str, tokenizer: Path, verdicts: Mapping[str, str] | None = None, *, blind: bool = False
+) -> Path:
     """A guard's folder: its architecture, a tokenizer with its control tokens, and a head that gives `verdicts` by
-    answer to the prompt ASKED; all random where there are none."""
+    answer to the prompt ASKED; all random where there are none. A `blind` one gives its one verdict to everything: its
+    layers add nothing, so what comes next follows from the last token."""
     torch.manual_seed(0)
     words = AutoTokenizer.from_pretrained(tokenizer)
     words.chat_template = None
@@ -51,6 +54,10 @@ def save_guard(folder: Path, guard: str, tokenizer: Path, verdicts: Mapping[str,
     words.add_special_tokens({"additional_special_tokens": list(control[1:]), "bos_token": control[0]})
     ends = dict(bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id)
     model = _model(guard, len(words), ends | dict(tie_word_embeddings=verdicts is None))
+    if blind:
+        for name, weight in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight.data.zero_()
     if verdicts:
         _teach(model, guard, words, verdicts)
     model.save_pretrained(folder)
