@@ -103,7 +103,8 @@ def run_cell(bench: Bench, cell: Cell, report: Report) -> Record:
         tuning = describe()
     with clock.stage("harm"):
         report(f"answering {len(bench.prompts)} safety prompts")
-        outcomes = measure_harm(bench.engine, bench.judge, bench.prompts, bench.suite.safety.max_tokens)
+        safety = bench.suite.safety
+        outcomes = measure_harm(bench.engine, bench.judge, bench.prompts, safety.max_tokens, safety.jailbreak)
     with clock.stage("skill"):
         report(f"answering the tasks of {', '.join(bench.suite.skill.domains)}")
         skill, items = measure_skill(bench.engine, bench.suite.skill)

@@ -12,7 +12,6 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import os
 import re
 import shutil
 import tempfile
@@ -25,6 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from bench.environment import cache_root
 from bench.errors import BenchError
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -275,8 +275,8 @@ def hub_folder(repository: str, revision: str | None) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise BenchError(
-            f"cannot get {repository} from the hub ({reason}); check its name, your access and the network, or give "
-            "the parent a local folder"
+            f"cannot get {repository} from the hub ({reason}); check its name, your access and the network, or name "
+            "a local folder"
         ) from error
 
 
@@ -297,13 +297,6 @@ def gguf_package_folder(package: str) -> Path:
     if not (folder / "config.json").exists():
         _convert_gguf(gguf, folder)
     return folder
-
-
-def cache_root() -> Path:
-    """Where converted checkpoints are kept: MERGESAFE_CACHE, or mergesafe/ in the user's cache folder."""
-    if explicit := os.environ.get("MERGESAFE_CACHE"):
-        return Path(explicit)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergesafe"
 
 
 def _convert_gguf(gguf: Path, folder: Path) -> None:

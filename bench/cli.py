@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench import data
+from bench import data, judging
 from bench.errors import BenchError
 from bench.suite import ARMS, Suite, ablation_names, did_you_mean, load_ablation, load_suite, suite_names
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 
 app.add_typer(data.app, name="data")
+app.add_typer(judging.app, name="judge")
 
 OUT = Annotated[Path, typer.Option("--out", help="Folder for records, tables and plots.")]
 PLUGINS = Annotated[
@@ -278,7 +279,7 @@ def zoo(
     train: Annotated[bool, typer.Option(help="Train them; otherwise only measure, and write the cards.")] = True,
 ) -> None:
     """Train the embedded suite's parents again, measure them and write their cards (minutes each on two cores)."""
-    from bench.checkpoints import cache_root
+    from bench.environment import cache_root
     from bench.terminal import Terminal
     from bench.zoo.build import build
     from bench.zoo.recipe import ADAPTERS

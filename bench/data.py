@@ -64,7 +64,7 @@ def build(
     nothing when there are fewer rows than asked for.
     """
     chosen = load_suite(suite)
-    from bench.checkpoints import cache_root
+    from bench.environment import cache_root
     from bench.synthesis import Recipe, default_folder
     from bench.synthesis import build as make
     from bench.terminal import Terminal

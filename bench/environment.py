@@ -5,6 +5,7 @@ its own 14-49 s to start instead of 5 s, and in-process weights need no copy thr
 """
 
 import os
+from pathlib import Path
 
 DEFAULTS = {
     "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1),
@@ -24,3 +25,10 @@ def prepare() -> None:
     """Set what is not set."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+
+
+def cache_root() -> Path:
+    """Where converted checkpoints and measured judges are kept: MERGESAFE_CACHE, or mergesafe/ in the user's cache."""
+    if explicit := os.environ.get("MERGESAFE_CACHE"):
+        return Path(explicit)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergesafe"

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from bench.checkpoints import AnyCheckpoint, RetokenizedCheckpoint
 from bench.skill import data_files, task_files
-from bench.suite import Arm, Suite
+from bench.suite import Arm, JudgeOptions, Suite
 from merges import tuners
 from merges.registry import Merger, Needs, Option, find
 
@@ -56,6 +56,9 @@ def conditions(suite: Suite, parents: Mapping[str, AnyCheckpoint]) -> dict[str, 
     plain = _plain(suite)
     for key in ("methods", "arms", "sweep", "seeds", "title"):
         plain.pop(key, None)
+    plain["engine"].pop("memory", None)  # changes where tensors lie, and no answer
+    if isinstance(suite.safety.judge, JudgeOptions):
+        plain["safety"]["judge"] = suite.safety.judge.condition()
     for name, checkpoint in parents.items():
         plain["parents"][name] = {"role": suite.parents[name].role, "sha256": checkpoint.sha256}
         if isinstance(checkpoint, RetokenizedCheckpoint):

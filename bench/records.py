@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bench.errors import BenchError
 
 SCHEMA_VERSION = 1
+ERROR = "error"  # the label of an answer that was not judged: it counts in no rate
 
 
 class _Form(BaseModel):
@@ -43,10 +44,11 @@ class PromptOutcome(_Form):
     kind: Literal["unsafe", "benign"]
     category: str
     response: str
-    label: str  # the judge's class: refusal, partial, compliance, empty, echo ...
+    label: str  # the judge's class: refusal, partial, compliance, empty, echo; or error: not judged
     refused: bool
     harmful: bool
     reason: str  # the rule or verdict that decided
+    judged_category: str = ""  # the kind of harm that a guard model named
 
 
 class ItemOutcome(_Form):
@@ -70,7 +72,8 @@ class Skill(_Form):
 
 class Scores(_Form):
     """Rates over prompts and skill per domain. `harmful` and `refusal` are over unsafe prompts, `over_refusal` over
-    benign ones. An empty answer or an echo is neither harmful nor refused, so the first two need not add up to n."""
+    benign ones, of those that were judged. An empty answer or an echo is neither harmful nor refused, so the first two
+    need not add up to n."""
 
     skill: dict[str, Skill]
     harmful: Count

@@ -52,7 +52,6 @@ def run(suite: Suite, methods: Sequence[str], arms: Sequence[Arm], out: Path, te
     Raises BenchError, MergeError or DataError for bad input before anything is computed.
     """
     mergers = find_mergers(methods)
-    judge = get_judge(suite.safety.judge)
     prompts = load_prompts(suite.safety)
     unchecked = check_suite_data(suite)
     log = out / "logs" / "run.log"
@@ -85,13 +84,15 @@ def run(suite: Suite, methods: Sequence[str], arms: Sequence[Arm], out: Path, te
             return outcome
         with terminal.progress(len(todo)):
             terminal.at("engine", f"starting {suite.engine.name}")
+            engine = start_engine(suite, parents)
+            terminal.at("judge", "starting it")
             bench = Bench(
                 suite=suite,
                 conditions=condition,
                 fingerprint=outcome.fingerprint,
                 parents=parents,
-                engine=start_engine(suite, parents),
-                judge=judge,
+                engine=engine,
+                judge=get_judge(suite.safety.judge),
                 prompts=prompts,
                 versions=versions(),
             )
@@ -165,19 +166,31 @@ def start_engine(suite: Suite, parents: dict[str, AnyCheckpoint]) -> Engine:
     """The suite's engine, with the aligned parent's tokenizer and chat template."""
     (aligned,) = suite.of_role("aligned")
     spec = suite.engine
-    engine = _engine(spec.name, parents[aligned].folder, spec.dtype, spec.max_length, suite.trust_remote_code)
+    engine = _engine(
+        spec.name, parents[aligned].folder, spec.dtype, spec.max_length, suite.trust_remote_code, spec.memory
+    )
     if not engine.tokenizer.chat_template:
         raise BenchError(f"the aligned parent {aligned} has no chat template; add chat_template.jinja to its folder")
     return engine
 
 
 @cache
-def _engine(name: str, folder: Path, dtype: str, max_length: int, trust_remote_code: bool) -> Engine:
+def _engine(
+    name: str, folder: Path, dtype: str, max_length: int, trust_remote_code: bool, memory: float | None
+) -> Engine:
     """One engine lives through a process: the suites of an ablation share it, and vLLM does not start twice.
 
     Its seed is fixed: decoding is greedy, and what is sampled is given a seed of its own.
     """
-    return open_engine(name, folder, dtype=dtype, max_length=max_length, seed=0, trust_remote_code=trust_remote_code)
+    return open_engine(
+        name,
+        folder,
+        dtype=dtype,
+        max_length=max_length,
+        seed=0,
+        trust_remote_code=trust_remote_code,
+        memory=memory,
+    )
 
 
 def _compute(

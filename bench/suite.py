@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from bench.errors import BenchError
+from safety_data.jailbreaks import JAILBREAKS
+from safety_data.public import COMMIT, PUBLIC
 
 SUITES = Path(__file__).parent / "suites"
 ABLATIONS = SUITES / "ablations"
@@ -84,18 +86,54 @@ class SkillSpec(_Form):
 
 
 class PromptSet(_Form):
-    """A JSONL file of prompts; `limit` takes the first n."""
+    """Prompts: a JSONL file of our form, or a public `dataset` (`safety_data/public.py`) from a local `file` or from
+    the hub at the commit `revision`. `sha256` is what the file must hash to; `limit` takes the first n."""
 
-    file: Path
+    file: Path | None = None
+    dataset: str | None = None
+    revision: str | None = None
+    sha256: str | None = None
     limit: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "PromptSet":
+        if self.dataset is not None and self.dataset not in PUBLIC:
+            raise ValueError(f"unknown dataset {self.dataset!r}{did_you_mean(self.dataset, PUBLIC)}")
+        if self.file is None and self.dataset is None:
+            raise ValueError("give a `file`, or a `dataset` with a `file` or a `revision`")
+        if self.dataset is not None and (self.file is None) == (self.revision is None):
+            raise ValueError(f"{self.dataset}: give its local `file`, or the `revision` of the hub's copy")
+        if self.revision is not None and (self.dataset is None or not COMMIT.fullmatch(self.revision)):
+            raise ValueError("`revision` is the commit of a dataset on the hub, 40 hexadecimal digits")
+        if self.sha256 is not None and self.file is None:
+            raise ValueError("`sha256` belongs to `file`")
+        return self
+
+
+class JudgeOptions(_Form):
+    """What a judge other than a plain one is given; each has a form of its own in `bench/judges`."""
+
+    name: str
+
+    def condition(self) -> dict[str, Any]:
+        """What of it can change a verdict, as plain JSON: part of a suite's fingerprint."""
+        return self.model_dump(mode="json")
+
+
+def _judge(given: Any) -> str | JudgeOptions:
+    from bench.judges import check_judge  # the judges' forms build on those of this module
+
+    return check_judge(given)
 
 
 class SafetySpec(_Form):
-    """Unsafe prompts (harmful-output rate), benign ones (over-refusal), the judge, and the length of an answer."""
+    """Unsafe prompts (harmful-output rate), benign ones (over-refusal), the judge, and the length of an answer. `judge`
+    is a name, or a mapping of `name` and options; `jailbreak` names a wrapper that unsafe prompts are put into."""
 
     unsafe: PromptSet
     benign: PromptSet
-    judge: str = "refusal_rules"
+    judge: Annotated[str | JudgeOptions, PlainValidator(_judge)] = "refusal_rules"
+    jailbreak: Literal[*JAILBREAKS] | None = None
     max_tokens: int = Field(default=40, ge=1)
 
 
@@ -157,11 +195,13 @@ class SweepSpec(_Form):
 
 
 class EngineSpec(_Form):
-    """Where models run. `max_length` counts prompt and answer, in tokens."""
+    """Where models run. `max_length` counts prompt and answer, in tokens. `memory` is the share of a GPU's memory that
+    vLLM takes (its own default is most of it): two engines on one GPU, the models' and a judge's, must share it."""
 
     name: str = "vllm"
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     max_length: int = Field(default=1024, ge=64)
+    memory: float | None = Field(default=None, gt=0, le=1)
 
 
 class Suite(_Form):

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench.errors import BenchError
-from bench.records import Count, Record, record_path
+from bench.records import ERROR, Count, Record, record_path
 from leaderboards.stats import Estimate, mean_estimate, score_estimate, wilson
 
 PARENT = "parent:"
@@ -147,7 +147,7 @@ def _columns(domains: list[str]) -> list[str]:
         *["role", "skill_mean_lo", "skill_mean_hi"],
         *[column for domain in domains for column in (f"skill_{domain}_lo", f"skill_{domain}_hi")],
         *[*each("retention_{}"), "alignment_retention", *rate("refusal"), "n_unsafe", "n_benign", *each("items_{}")],
-        *["tokens", "engine", "dtype", "judge", "created", "cell"],
+        *["tokens", "engine", "dtype", "judge", "judge_errors", "created", "cell"],
     ]
 
 
@@ -175,6 +175,7 @@ def _row(record: Record) -> dict[str, object]:
         "engine": record.provenance.engine,
         "dtype": record.provenance.dtype,
         "judge": record.provenance.judge,
+        "judge_errors": sum(prompt.label == ERROR for prompt in record.prompts),
         "created": _created(record).isoformat(),
         "fingerprint": record.fingerprint,
         "cell": record.cell,
@@ -189,7 +190,7 @@ def _estimate(name: str, estimate: Estimate) -> dict[str, float]:
 
 
 def _rate(record: Record, name: str, claimed: Count, kind: str, happened: Callable) -> dict[str, float]:
-    outcomes = [happened(prompt) for prompt in record.prompts if prompt.kind == kind]
+    outcomes = [happened(prompt) for prompt in record.prompts if prompt.kind == kind and prompt.label != ERROR]
     count, n = sum(outcomes), len(outcomes)
     if (count, n) != (claimed.count, claimed.n):
         raise BenchError(

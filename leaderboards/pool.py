@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bench.records import Record
+from bench.records import ERROR, Record
 from leaderboards.frame import PARENT, SWEEP, add_retention, check_comparable, domains_of, frame, newest
 from leaderboards.stats import Estimate, pooled_estimate
 
@@ -49,15 +49,27 @@ class Pool:
 
 
 def pools(records: Iterable[Record]) -> list[Pool]:
-    """One pool per (fingerprint, method, arm), in the order of those. Raises BenchError where the records of a
+    """One pool per (fingerprint, method, arm), in the order of those; of the prompts whose answers were judged in every
+    record. Raises BenchError where the records of a
     fingerprint differ in suite, prompts or items."""
     kept, _ = newest(records)
     check_comparable(kept)
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in sorted(kept, key=lambda r: (r.fingerprint, r.method, r.arm or "", r.seed)):
         groups.setdefault((record.fingerprint, record.method, record.arm or ""), []).append(record)
-    fixed = (SWEEP, PARENT)
-    return [_pool(key, group[:1] if key[1].startswith(fixed) else group) for key, group in groups.items()]
+    fixed, unjudged = (SWEEP, PARENT), _unjudged(kept)
+    return [
+        _pool(key, group[:1] if key[1].startswith(fixed) else group, unjudged[key[0]]) for key, group in groups.items()
+    ]
+
+
+def _unjudged(records: Iterable[Record]) -> dict[str, set[str]]:
+    """By fingerprint, the prompts to which some record has an answer that was not judged: no pair can be made of it."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        ids = found.setdefault(record.fingerprint, set())
+        ids.update(prompt.id for prompt in record.prompts if prompt.label == ERROR)
+    return found
 
 
 def pooled(records: Iterable[Record]) -> pd.DataFrame:
@@ -84,12 +96,10 @@ def pooled(records: Iterable[Record]) -> pd.DataFrame:
     return merged
 
 
-def _pool(key: tuple[str, str, str], records: list[Record]) -> Pool:
+def _pool(key: tuple[str, str, str], records: list[Record], unjudged: set[str]) -> Pool:
     def outcomes(kind: str, what: str) -> np.ndarray:
-        chosen = [
-            [getattr(prompt, what) for prompt in sorted(r.prompts, key=lambda p: p.id) if prompt.kind == kind]
-            for r in records
-        ]
+        prompts = [sorted((p for p in r.prompts if p.kind == kind), key=lambda p: p.id) for r in records]
+        chosen = [[getattr(p, what) for p in each if p.id not in unjudged] for each in prompts]
         return np.array(chosen, dtype=float).T
 
     items = [sorted(record.items, key=lambda item: (item.domain, item.id)) for record in records]

@@ -13,6 +13,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from bench import measured
 from leaderboards.frame import by_fingerprint, domains_of, is_parent, is_sweep, ratio_and_scale, without_sweep
 from leaderboards.text import code, display_name, plain
 
@@ -281,10 +282,18 @@ def _conditions(rows: pd.DataFrame, inert) -> str:
 
     items = [f"{largest(f'items_{domain}')} {inert(domain)}" for domain in domains_of(rows)]
     return (
-        f"Engine {values('engine')}, dtype {values('dtype')}, judge {values('judge')}; "
+        f"Engine {values('engine')}, dtype {values('dtype')}, judge {values('judge')}{_judged(rows)}; "
         f"{largest('n_unsafe')} unsafe and {largest('n_benign')} benign prompts"
         + (f"; items: {', '.join(items)}" if items else "")
     )
+
+
+def _judged(rows: pd.DataFrame) -> str:
+    """How far the judge agrees with people, where that was measured, and the answers it could not judge."""
+    notes = [found.sentence for judge in dict.fromkeys(rows["judge"]) if (found := measured.kept(judge))]
+    errors = int(rows["judge_errors"].sum())
+    notes += [f"{errors} answers were not judged and count in no rate"] if errors else []
+    return f" ({'; '.join(notes)})" if notes else ""
 
 
 def _arm_or_role(rows: pd.DataFrame) -> list[str]:

@@ -170,10 +170,10 @@ def test_9_a_verdict_that_cannot_be_made_is_an_error_and_every_answer_is_kept():
         def __init__(self, fail: bool) -> None:
             self.fail = fail
 
-        def judge(self, prompt: str, response: str) -> Verdict:
+        def judge_all(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
             if self.fail:
                 raise BenchError("the judge said neither safe nor unsafe")
-            return Verdict.of("compliance", "test")
+            return [Verdict.of("compliance", "test") for _ in pairs]
 
     outcomes = measure_harm(WordEngine(answer="Sure."), Judge(fail=False), prompts, 5)
     assert [(o.id, o.response, o.harmful, o.reason) for o in outcomes] == [
@@ -186,7 +186,7 @@ def test_9_a_verdict_that_cannot_be_made_is_an_error_and_every_answer_is_kept():
             Wanted("safety", 14),
             from_templates("safety", None, 14, 0),
             answer=lambda texts: [Reply("Sure.", True) for _ in texts],
-            judge=lambda prompt, answer: Judge(fail=True).judge(prompt, answer).label,
+            judge=lambda prompt, answer: Judge(fail=True).judge_all([(prompt, answer)])[0].label,
         )
 
 

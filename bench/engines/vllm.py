@@ -61,7 +61,16 @@ class VllmEngine(Engine):
 
     name = "vllm"
 
-    def __init__(self, folder: Path, *, dtype: str, max_length: int, seed: int, trust_remote_code: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        dtype: str,
+        max_length: int,
+        seed: int,
+        trust_remote_code: bool,
+        memory: float | None = None,
+    ) -> None:
         self.folder, self.max_length = folder, max_length
         try:
             self._llm = LLM(
@@ -74,6 +83,7 @@ class VllmEngine(Engine):
                 enforce_eager=not torch.cuda.is_available(),
                 worker_extension_cls=f"{WeightSwap.__module__}.{WeightSwap.__qualname__}",
                 disable_log_stats=True,
+                **({} if memory is None else {"gpu_memory_utilization": memory}),
             )
         except (ValueError, OSError, RuntimeError) as error:
             reason = str(error).strip().partition("\n")[0]
