@@ -1,7 +1,7 @@
 """`build_leaderboard`: the folder of records -> tables and plots beside it.
 
 OUT/records/*.json -> OUT/leaderboard.csv, OUT/leaderboard.md, OUT/plots/{frontier,skill,trace}.png
-`build_ablation`: the same, and OUT/plots/<ablation>.png
+`build_ablation`: the same, and OUT/plots/<ablation>.png, with <ablation>-trace.png where it varies the tuner
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,6 +49,7 @@ def build_ablation(
     out: Path, name: str, label: str, fingerprints: Mapping[str, str], arms: Sequence[str]
 ) -> tuple[pd.DataFrame, Path]:
     """Write the tables and OUT/plots/NAME.png: scores against what was varied; return the rows shown and the plot.
+    Where tuners were varied, OUT/plots/NAME-trace.png shows what each one's search cost.
 
     label: of the axis. fingerprints: of the suites, by the value of what they vary. Raises BenchError where no cell of
     them has finished."""
@@ -59,6 +60,9 @@ def build_ablation(
         raise BenchError(f"no cell of the ablation {name} has finished; look into {out / 'logs'}")
     plot = out / "plots" / f"{name}.png"
     write_atomically(plot, plots.ablation(points, label, arms))
+    searched = [r for r in read_records(out) if r.fingerprint in fingerprints.values() and r.tuning and r.tuning.trace]
+    if len({record.tuning.tuner for record in searched}) > 1:
+        write_atomically(plot.with_stem(f"{name}-trace"), traces.trace(searched))
     return shown, plot
 
 

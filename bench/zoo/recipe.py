@@ -26,8 +26,8 @@ class Lora(_Form):
 
 
 class Round(_Form):
-    """One pass over a mix of examples. Weight decay shrinks the adapter where the loss does not hold it: a parent with a
-    small task vector disturbs others less when it is merged."""
+    """One pass over a mix of examples. Weight decay shrinks the adapter where the loss does not hold it: a parent with
+    a small task vector disturbs others less when it is merged."""
 
     examples: dict[Source, int]
     learning_rate: float
