@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from bench.backprop import Backprop
@@ -57,6 +58,7 @@ class CalibrationObjective:
     measure: Measure
     learner: Backprop
     report: Callable[[str], None]
+    _keeps: bool | None = None  # whether a merge keeps intermediate results; None before one was looked at
 
     @property
     def strata(self) -> Sequence[str]:
@@ -69,11 +71,24 @@ class CalibrationObjective:
         return loss
 
     def differentiable(self, coefficients: Coefficients, rows: Sequence[int]) -> Tensor:
-        # A merged tensor is merged again in the backward pass instead of keeping all its intermediate results.
-        merged = partial(checkpoint, self._holding.tensor, use_reentrant=False, preserve_rng_state=False)
-        weights = {name: merged(name, coefficients) for name in self._moving}
+        weights = {name: self._merged(name, coefficients) for name in self._moving}
         self.measure.meter.tokens += (1 + BACKWARD) * self.learner.tokens(rows)
         return self.learner.loss(weights, rows)
+
+    def _merged(self, name: str, coefficients: Coefficients) -> Tensor:
+        """A merged tensor. Where merging keeps intermediate results for the backward pass, a tensor is merged again
+        there instead; a weighted sum of inputs that are held anyway keeps nothing, which is tried on one tensor."""
+        merge, held = self._holding.tensor, self._holding.memory(name)
+        if not held or self._keeps is True:
+            return checkpoint(merge, name, coefficients, use_reentrant=False, preserve_rng_state=False)
+        if self._keeps is False:
+            return merge(name, coefficients)
+        kept: list[Tensor] = []
+        with saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+            merged = merge(name, coefficients)
+        more = sum(tensor.nbytes for tensor in kept if tensor.untyped_storage().data_ptr() not in held)
+        self._keeps = more > merged.nbytes / 4
+        return merged
 
     @cached_property
     def _holding(self) -> Plan:

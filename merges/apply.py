@@ -93,6 +93,11 @@ class Plan:
         `merges.registry`) is computed once a tensor and kept, and so are its inputs while they fit into ROOM."""
         return replace(self, held=_Held())
 
+    def memory(self, name: str) -> set[int]:
+        """Addresses of the storages that a held tensor's inputs lie in; empty where they are not held."""
+        inputs = self.held.inputs.get(name, ()) if self.held is not None else ()
+        return {tensor.untyped_storage().data_ptr() for tensor in inputs if tensor is not None}
+
     def tensor(self, name: str, coefficients: Coefficients) -> Tensor:
         """One merged tensor, in the plan's dtype. Coefficients may be tensors that ask for a gradient.
 

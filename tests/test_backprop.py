@@ -100,6 +100,29 @@ def test_the_gradient_of_every_smooth_coefficient_is_the_finite_difference(model
         assert point.grad[index].item() == pytest.approx(slope, abs=2e-3, rel=0.05), space.genes[index]
 
 
+@pytest.mark.parametrize(("method", "again"), [("task_arithmetic", False), ("linear", False), ("ties", True)])
+def test_only_a_merge_that_keeps_intermediate_results_is_made_again_in_the_backward_pass(
+    models, learner, method, again
+):
+    plan, target = objective(models, learner, method)
+    merger, calls = plan.merger, []
+    counted = replace(merger, function=lambda *given, **named: calls.append(0) or merger.function(*given, **named))
+    target.plan = replace(plan, merger=counted)
+    active = {(group, model) for group in plan.groups.values() for model in plan.models}
+    space = Space.of(merger, plan.groups, list(plan.models), merger.check_options({}), active).smooth()
+    gradients, backward = [], []
+    for _ in range(3):  # the first reads the inputs, the second looks at what a merge keeps
+        point = torch.tensor(space.encode(), requires_grad=True)
+        loss = target.differentiable(space.bind(point), range(4))
+        before = len(calls)
+        loss.backward()
+        backward.append(len(calls) - before)
+        gradients.append(point.grad)
+    assert backward[0] and bool(backward[2]) == again
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient, gradients[0])
+
+
 def test_a_gradient_step_costs_three_forward_passes_and_a_measurement_one(models, learner, engine):
     plan, target = objective(models, learner, "linear", engine)
     target.differentiable({g: {"weight": torch.ones(2), "normalize": True} for g in set(plan.groups.values())}, [0, 1])
