@@ -116,7 +116,7 @@ def run_cell(bench: Bench, cell: Cell, report: Report) -> Record:
         arm=cell.arm,
         seed=cell.seed,
         parents=[_parent(bench, name) for name in (bench.parents if cell.merger else [cell.parent])],
-        merger=_merger(cell),
+        merger=of_merger(cell),
         tuning=tuning,
         scores=Scores(
             skill=skill,
@@ -191,7 +191,8 @@ def _parent(bench: Bench, name: str) -> Parent:
     return Parent(name=name, role=bench.suite.parents[name].role, sha256=bench.parents[name].sha256)
 
 
-def _merger(cell: Cell) -> records.Merger | None:
+def of_merger(cell: Cell) -> records.Merger | None:
+    """What a record says of the technique; None of a parent."""
     merger = cell.merger
     if merger is None:
         return None

@@ -72,6 +72,11 @@ def conditions(suite: Suite, parents: Mapping[str, AnyCheckpoint]) -> dict[str, 
     return plain
 
 
+def without_data(of: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a suite's conditions that a cell without calibration data (a parent, a merge in arm `none`) sees."""
+    return {key: value for key, value in of.items() if key not in ("name", "calibration", "search")}
+
+
 def fingerprint(of: Any) -> str:
     """The SHA-256 of plain JSON in canonical form."""
     return hashlib.sha256(json.dumps(of, sort_keys=True, ensure_ascii=True).encode()).hexdigest()

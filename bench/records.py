@@ -134,7 +134,9 @@ class Costs(_Form):
 
 
 class Provenance(_Form):
-    """What made the record: engine, dtype, judge, package versions, the suite's conditions in full."""
+    """What made the record: engine, dtype, judge, package versions, the suite's conditions in full. `same_as` is the
+    cell it was taken over from, of a suite whose conditions differ only in calibration data and search, which a parent
+    or a merge without data never sees."""
 
     engine: str
     dtype: str
@@ -142,6 +144,7 @@ class Provenance(_Form):
     versions: dict[str, str]
     conditions: dict[str, object]
     created: str  # ISO 8601, UTC
+    same_as: str | None = None
 
 
 class Record(_Form):
@@ -213,6 +216,13 @@ def read_record(path: Path) -> Record:
         ) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise BenchError(f"cannot read the record {path}: {error}; delete it to compute its cell again") from error
+
+
+def records_like(out: Path, method: str, arm: str | None) -> list[Record]:
+    """Those under `out/records/` of a method and arm, of whatever suite, oldest first."""
+    kind = re.escape(f".{_UNSAFE_IN_NAME.sub('-', method)}.{arm or 'parent'}.seed")
+    paths = [path for path in (out / "records").glob("*.json") if re.search(kind + r"\d+\.\w+\.json$", path.name)]
+    return sorted(map(read_record, paths), key=lambda record: record.provenance.created)
 
 
 def read_records(out: Path) -> list[Record]:

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from bench.calibration import rows_of_arm
-from bench.cell import Bench, run_cell
+from bench.cell import Bench, of_merger, run_cell
 from bench.checkpoints import (
     AnyCheckpoint,
     RetokenizedCheckpoint,
@@ -19,11 +19,11 @@ from bench.checkpoints import (
 from bench.engines import check_engine, open_engine
 from bench.engines.base import Engine
 from bench.errors import BenchError
-from bench.grid import Cell, conditions, fingerprint, merge_cells, parent_cells, sweep_cells
+from bench.grid import Cell, conditions, fingerprint, merge_cells, parent_cells, sweep_cells, without_data
 from bench.harm import load_prompts
 from bench.held_out import held_out
 from bench.judges import get_judge
-from bench.records import Record, read_record, write_record
+from bench.records import Record, read_record, records_like, write_record
 from bench.skill import find_task
 from bench.suite import Arm, Suite
 from bench.terminal import Terminal
@@ -200,7 +200,7 @@ def _compute(
         terminal.at(f"{number + 1}/{total} {cell.label}", doing, number)
 
     try:
-        record = run_cell(bench, cell, report)
+        record = _taken_over(bench, cell, out) or run_cell(bench, cell, report)
     except MergeError as error:  # the technique's own failure; anything else is ours or the machine's, and surfaces
         outcome.failed[cell.label] = str(error)
         terminal.say(f"[{number + 1}/{total}] {cell.label} FAILED: {error}")
@@ -208,6 +208,28 @@ def _compute(
     write_record(out, record)
     outcome.computed.append(record)
     terminal.say(f"[{number + 1}/{total}] {_summary(record)}")
+
+
+def _taken_over(bench: Bench, cell: Cell, out: Path) -> Record | None:
+    """The record of a cell that sees no calibration data, from one of another suite under OUT whose conditions differ
+    in nothing that it does see: the suites of an ablation share their parents."""
+    if cell.arm not in (None, "none"):
+        return None
+    seen = without_data(bench.conditions)
+    for found in records_like(out, cell.method, cell.arm):
+        same = (
+            found.method == cell.method
+            and found.merger == of_merger(cell)
+            and (found.seed == cell.seed or not cell.merger or not cell.merger.random)
+            and found.provenance.versions == bench.versions
+            and without_data(found.provenance.conditions) == seen
+        )
+        if same:
+            made = found.provenance
+            told = {"conditions": bench.conditions, "same_as": made.same_as or found.cell}
+            mine = {"suite": bench.suite.name, "fingerprint": bench.fingerprint, "cell": cell.fingerprint}
+            return found.model_copy(update=mine | {"seed": cell.seed, "provenance": made.model_copy(update=told)})
+    return None
 
 
 def _summary(record: Record) -> str:

@@ -144,6 +144,37 @@ def test_an_ablation_runs_every_value_beside_the_sweep_and_plots_it(tmp_path, pa
     assert len(trace) == 2 and trace[1].tokens > 2 * trace[0].tokens > 0  # both measured on all rows, steps in between
     assert trace[1].best <= trace[0].best == trace[0].loss
     assert (tmp_path / "out" / "plots" / "tiny.png").stat().st_size > 10_000
+    # What sees no calibration data is measured once for all suites that differ in nothing else.
+    free = {(r.suite, r.method): r for r in records if r.arm in (None, "none")}
+    first, other = ({m: r for (name, m), r in free.items() if name == suite} for suite in ("tiny.2", "tiny.4"))
+    assert first.keys() == other.keys() and len(first) == 5
+    for method, record in other.items():
+        assert first[method].provenance.same_as is None and record.provenance.same_as == first[method].cell
+        assert record.prompts == first[method].prompts and record.fingerprint != first[method].fingerprint
+        assert record.provenance.conditions["search"]["options"]["steps"] == 4
+
+
+def test_nothing_is_taken_over_from_a_suite_that_measures_otherwise(tmp_path, parents):
+    for tokens in (12, 8):
+        suite = tiny_suite(tmp_path, parents)
+        data = yaml.safe_load(suite.read_text())
+        data["safety"]["max_tokens"] = tokens
+        suite.write_text(yaml.safe_dump(data))
+        done = bench("run", "--suite", suite, "--method", "linear", "--arms", "none", "--out", tmp_path / "out")
+        assert done.returncode == 0, done.stderr[-3000:]
+    records = read_records(tmp_path / "out")
+    assert len(records) == 8 and not any(record.provenance.same_as for record in records)
+
+
+def test_what_is_merged_otherwise_is_not_taken_over_and_what_is_not_is(tmp_path, parents):
+    for methods in ({}, {"task_arithmetic": {"lam": 0.7}}, {"ties": {"lam": 0.7}}):
+        search = {"tuner": "evomm", "options": {"evaluations": 3 + len(methods)}}
+        suite = tiny_suite(tmp_path, parents, search=search, methods=methods)
+        done = bench("run", "--suite", suite, "--method", "task_arithmetic", "--arms", "none", "--out", tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+    merged = [record for record in read_records(tmp_path) if record.method == "task_arithmetic"]
+    assert sorted(record.merger.options["lam"] for record in merged) == [0.4, 0.4, 0.7]
+    assert [record.merger.options["lam"] for record in merged if record.provenance.same_as] == [0.4]
     assert "scalar-ratio frontier" in (tmp_path / "out" / "leaderboard.md").read_text()
 
 
