@@ -152,6 +152,7 @@ def test_an_ablation_runs_every_value_beside_the_sweep_and_plots_it(tmp_path, pa
         assert first[method].provenance.same_as is None and record.provenance.same_as == first[method].cell
         assert record.prompts == first[method].prompts and record.fingerprint != first[method].fingerprint
         assert record.provenance.conditions["search"]["options"]["steps"] == 4
+    assert "scalar-ratio frontier" in (tmp_path / "out" / "leaderboard.md").read_text()
 
 
 def test_nothing_is_taken_over_from_a_suite_that_measures_otherwise(tmp_path, parents):
@@ -175,7 +176,6 @@ def test_what_is_merged_otherwise_is_not_taken_over_and_what_is_not_is(tmp_path,
     merged = [record for record in read_records(tmp_path) if record.method == "task_arithmetic"]
     assert sorted(record.merger.options["lam"] for record in merged) == [0.4, 0.4, 0.7]
     assert [record.merger.options["lam"] for record in merged if record.provenance.same_as] == [0.4]
-    assert "scalar-ratio frontier" in (tmp_path / "out" / "leaderboard.md").read_text()
 
 
 def test_the_transformers_engine_walks_the_same_way(tmp_path, parents):
