@@ -24,7 +24,7 @@ from merges.apply import Model, Rows
 
 IGNORED = -100  # the label of a token that has no loss
 BATCH = 8  # rows a forward pass when only the inputs of layers are wanted
-LEARNT = 12  # rows a pass when losses are wanted
+LEARNT = 16  # rows a pass when losses are wanted
 
 
 class Backprop:
