@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from merges.iso_c import svd
 from merges.registry import find
 
 
@@ -156,6 +157,27 @@ def test_tsv_merges_models_that_share_no_direction_without_loss():
     two = 5 * np.outer(left[:, 2], right[2]) + 1 * np.outer(left[:, 3], right[3])
     given = torch.tensor(np.stack([one, two]), dtype=torch.float32)
     assert run("tsv_m", given) == pytest.approx(one + two, abs=1e-5)
+    assert run("tsv_m", given, weight=[0.5, 2.0]) == pytest.approx(0.5 * one + 2 * two, abs=1e-5)
+
+
+def test_tsv_is_the_nearest_orthogonal_directions_of_all_tasks_with_their_own_strengths():
+    d = deltas(2, (6, 8), seed=3)
+    parts = [np.linalg.svd(x, full_matrices=False) for x in d.double().numpy()]
+    u, v = np.hstack([u[:, :3] for u, _, _ in parts]), np.vstack([vh[:3] for _, _, vh in parts])
+    whole = [left @ right for left, _, right in (np.linalg.svd(x, full_matrices=False) for x in (u, v))]
+    strengths = np.concatenate([weight * s[:3] for weight, (_, s, _) in zip((0.5, 1.5), parts, strict=True)])
+    assert run("tsv_m", d, weight=[0.5, 1.5], lam=0.7) == pytest.approx(0.7 * whole[0] * strengths @ whole[1], abs=1e-5)
+
+
+@pytest.mark.parametrize(("noise", "rank"), [(0.0, 8), (1e-7, 8), (1e-2, 140)])
+def test_the_directions_of_a_low_rank_matrix_are_found_from_a_sketch_and_no_others_are_lost(noise, rank):
+    rng = np.random.default_rng(4)
+    matrix = rng.normal(size=(140, 8)) @ rng.normal(size=(8, 200)) / 40 + noise * rng.normal(size=(140, 200))
+    u, s, vh = (part.double().numpy() for part in svd(torch.tensor(matrix, dtype=torch.float32)))
+    assert len(s) == rank
+    assert s == pytest.approx(np.linalg.svd(matrix, compute_uv=False)[:rank], rel=1e-4)
+    assert u * s @ vh == pytest.approx(matrix, abs=1e-5)
+    assert u.T @ u == pytest.approx(np.eye(rank), abs=1e-4)
 
 
 def test_wudi_goes_down_to_the_minimum_of_its_loss():
