@@ -272,6 +272,14 @@ def test_fixed_answers_need_no_model_and_the_report_tells_all(tmp_path, terminal
     assert "fixed strings" in (tmp_path / "one" / "calibration.md").read_text()
 
 
+def test_the_shipped_fixed_rows_are_what_a_build_makes_again(tmp_path, terminal):
+    build(load_suite("smol"), Recipe(answers="fixed"), tmp_path / "made", terminal)
+    shipped = ROOT / "safety_data" / "smol" / "fixed"
+    assert {path.name for path in shipped.iterdir()} == {path.name for path in (tmp_path / "made").iterdir()}
+    for path in shipped.iterdir():
+        assert path.read_bytes() == (tmp_path / "made" / path.name).read_bytes(), path.name
+
+
 def test_nothing_is_written_when_there_are_too_few_rows(tmp_path, terminal):
     with pytest.raises(DataError, match="safety: asked for 1000 rows"):
         build(load_suite("smol"), Recipe(answers="fixed", safety_rows=1000), tmp_path / "out", terminal)
