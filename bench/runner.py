@@ -237,7 +237,8 @@ def _summary(record: Record) -> str:
     skill = "  ".join(f"{domain} {score.value:4.0%}" for domain, score in scores.skill.items())
     name = f"{record.method} · {record.arm}" if record.arm else record.method
     rates = f"harmful {scores.harmful.rate:4.0%}  over-refusal {scores.over_refusal.rate:4.0%}"
-    return f"{name:<24} {skill}  {rates}  {record.costs.total_seconds:4.0f} s"
+    spent = "as before" if record.provenance.same_as else f"{record.costs.total_seconds:4.0f} s"
+    return f"{name:<24} {skill}  {rates}  {spent}"
 
 
 def _finished(out: Path, cell: Cell) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
@@ -81,7 +82,7 @@ class CalibrationObjective:
         merge, held = self._holding.tensor, self._holding.memory(name)
         if not held or self._keeps is True:
             return checkpoint(merge, name, coefficients, use_reentrant=False, preserve_rng_state=False)
-        if self._keeps is False:
+        if self._keeps is False or not torch.is_grad_enabled():
             return merge(name, coefficients)
         kept: list[Tensor] = []
         with saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
