@@ -32,7 +32,8 @@ abuse and self-harm. See `safety_data/README.md`.
 
 LoRA r = {lora.r}, alpha = {lora.lora_alpha} on {modules}; frozen bf16 base, adapter trained in float32 and saved in
 bf16; AdamW, {expert.warmup_steps} warm-up steps and linear decay in every round, with a learning rate of {rates} and a
-weight decay of {decays} in rounds 1 to {rounds}; gradient norm clipped at 1; {steps} steps of {expert.batch_size} examples, each seen once a round; loss on
+weight decay of {decays} in rounds 1 to {rounds}; gradient norm clipped
+at 1; {steps} steps of {expert.batch_size} examples, each seen once a round; loss on
 response tokens only, the first of which counts {expert.first_token_weight:g} times; seed {expert.seed}. Everything is
 in `bench/zoo/recipe.yaml` and `bench/zoo/train.py`.
 
