@@ -199,7 +199,8 @@ def _uniform(
             for index, name in enumerate(models):
                 if name in choices.weights:
                     one = _value(merger, "weight", choices.weights[name])
-                    chosen["weight"][index] = merger.check_options({"weight": one})["weight"]  # type: ignore[index]
+                    weight, each = merger.check_options({"weight": one})["weight"], merger.values_a_model("weight")
+                    chosen["weight"][index * each : (index + 1) * each] = [weight] * each  # type: ignore[index]
     dtype = choices.dtype or "bfloat16"
     if dtype not in DTYPES:
         raise BenchError(f"dtype {dtype!r} is not understood; take one of {', '.join(DTYPES)}")

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from merges.registry import Merger, load_all
+from merges.registry import DIRECTIONS, Merger, load_all
 
 README = Path(__file__).with_name("README.md")
 GIVEN = {
@@ -11,6 +11,7 @@ GIVEN = {
     "tensors": "weights",
     "context": "whole models, calibration rows",
 }
+MARKS = {1: "†", DIRECTIONS: "‡"}  # by how many values a model has
 
 
 def markdown() -> str:
@@ -21,8 +22,9 @@ def markdown() -> str:
         "",
         f"{len(mergers)} of them, one file each; the equations and the meaning of each parameter are in the files.",
         "Written from the registry by `python -m bench catalogue`; do not edit. A parameter is",
-        "`name = default [lowest, highest]`; with † there is one value for each model, and one in *italics* cannot be",
-        "searched by gradient. Options follow after a semicolon.",
+        "`name = default [lowest, highest]`; with † there is one value for each model, with ‡ one for each of",
+        f"{DIRECTIONS} singular directions of each model; one in *italics* cannot be searched by gradient. Options",
+        "follow after a semicolon.",
         "How to add one is in the [README](../README.md#adding-a-merging-technique).",
         "",
         "| name | technique | source | is given | parameters; options |",
@@ -38,7 +40,7 @@ def _row(merger: Merger) -> str:
     given += f" ({', '.join(marks)})" if marks else ""
     parameters = []
     for name, bounds in merger.parameters.items():
-        text = f"`{name}`{'†' if bounds.per_model else ''} = {bounds.default:g} [{bounds.low:g}, {bounds.high:g}]"
+        text = f"`{name}`{MARKS.get(bounds.a_model, '')} = {bounds.default:g} [{bounds.low:g}, {bounds.high:g}]"
         parameters.append(text if bounds.smooth else f"*{text}*")
     options = [
         f"`{name}` = {value if not isinstance(value, float) else f'{value:g}'}"

@@ -198,7 +198,7 @@ def _threads(merger: Merger) -> None:
 def _model_order(merger: Merger) -> None:
     if merger.ordered:
         return
-    weighted = "weight" in merger.parameters and merger.parameters["weight"].per_model
+    weighted = "weight" in merger.parameters and merger.parameters["weight"].a_model == 1
     experts, base, aligned = {"a": model(1), "b": model(2), "c": model(3)}, model(0), model(9)
     given = [0.5, 1.0, 0.75] if weighted else None
     first = merged(merger, experts, base, aligned, weights=given)

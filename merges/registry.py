@@ -44,6 +44,8 @@ from merges.errors import MergeError
 from merges.sources import source_sha256
 
 PerModel = Annotated[torch.Tensor, "one value a model, shape [n_models]"]
+DIRECTIONS = 8  # the values a model has in a PerDirection coefficient
+PerDirection = Annotated[torch.Tensor, "a value for each of a model's singular directions, [n_models, DIRECTIONS]"]
 Rngs = Annotated[tuple[torch.Generator, ...], "one seeded generator a model"]
 
 
@@ -62,12 +64,12 @@ Option = float | bool | str
 
 @dataclass(frozen=True)
 class Parameter:
-    """A coefficient: its default and the closed interval of legal values, per model or shared."""
+    """A coefficient: its default and the closed interval of legal values, shared or so many for each model."""
 
     default: float
     low: float
     high: float
-    per_model: bool = False
+    a_model: int = 0  # values for each model; 0: one for all models together
     smooth: bool = True
 
 
@@ -104,6 +106,10 @@ class Merger:
     def source_sha256(self) -> str:
         """Hash of the file it is defined in, and of those it builds on: a changed technique is another technique."""
         return source_sha256(Path(inspect.getfile(self.function)))
+
+    def values_a_model(self, name: str) -> int:
+        """How many values a coefficient has for each model; 0 for one that is shared, and for options."""
+        return self.parameters[name].a_model if name in self.parameters else 0
 
     def check_options(self, given: Mapping[str, object]) -> dict[str, Option]:
         """Defaults overlaid with `given` values of parameters and options.
@@ -163,8 +169,8 @@ def merger(
             elif argument.name == "held":
                 holds = True
             elif isinstance(argument.default, Parameter):
-                bounds, per_model = argument.default, hints.get(argument.name) is PerModel
-                parameters[argument.name] = dataclasses.replace(bounds, per_model=per_model)
+                values = {PerModel: 1, PerDirection: DIRECTIONS}.get(hints.get(argument.name), 0)
+                parameters[argument.name] = dataclasses.replace(argument.default, a_model=values)
             elif isinstance(argument.default, (bool, int, float, str)):
                 options[argument.name] = argument.default
             else:

@@ -55,31 +55,32 @@ def uniform(
     """The same values in every group: per-model parameters repeated for each model."""
 
     def spread(name: str, value: Option) -> Value:
-        per_model = name in merger.parameters and merger.parameters[name].per_model
-        return [float(value)] * len(models) if per_model else value
+        each = merger.values_a_model(name)
+        return [float(value)] * (each * len(models)) if each else value
 
     values = {name: spread(name, value) for name, value in options.items()}
     return {group: dict(values) for group in dict.fromkeys(groups)}
 
 
 def check_values(merger: Merger, values: Mapping[str, Value], models: int) -> None:
-    """Raise MergeError for values of one layer group that the merger does not take, or that are not one a model."""
+    """Raise MergeError for values of one layer group that the merger does not take, or that are too few or too many for
+    so many models."""
     for name, value in values.items():
-        per_model = name in merger.parameters and merger.parameters[name].per_model
+        wanted = merger.values_a_model(name) * models
         given = value if isinstance(value, list) else [value]
-        if per_model != isinstance(value, list) or (per_model and len(given) != models):
-            raise MergeError(f"{merger.name}: {name} must be {f'a list of {models}' if per_model else 'one value'}")
+        if bool(wanted) != isinstance(value, list) or (wanted and len(given) != wanted):
+            raise MergeError(f"{merger.name}: {name} must be {f'a list of {wanted}' if wanted else 'one value'}")
         for one in given:
             merger.check_options({name: one})
 
 
 @dataclass(frozen=True)
 class Gene:
-    """One searched number: a parameter in a layer group, of one model (an index) or shared (None)."""
+    """One searched number: a parameter in a layer group, at a place among the values of all models or shared (None)."""
 
     group: str
     parameter: str
-    model: int | None
+    place: int | None
     low: float
     high: float
     smooth: bool = True  # whether the merge can be differentiated with respect to it
@@ -109,8 +110,10 @@ class Space:
             moving = [index for index, model in enumerate(models) if (group, model) in active]
             for name, bounds in merger.parameters.items():
                 shared = [None] if any(label == group for label, _ in active) else []
-                for model in moving if bounds.per_model else shared:
-                    genes.append(Gene(group, name, model, bounds.low, bounds.high, bounds.smooth))
+                each = bounds.a_model
+                places = [model * each + value for model in moving for value in range(each)] if each else shared
+                for place in places:
+                    genes.append(Gene(group, name, place, bounds.low, bounds.high, bounds.smooth))
         return cls(start, tuple(genes))
 
     def smooth(self) -> "Space":
@@ -129,29 +132,30 @@ class Space:
         }
         for gene, x in zip(self.genes, point, strict=True):
             value = min(gene.high, max(gene.low, gene.low + float(x) * (gene.high - gene.low)))
-            if gene.model is None:
+            if gene.place is None:
                 coefficients[gene.group][gene.parameter] = value
             else:
-                coefficients[gene.group][gene.parameter][gene.model] = value  # type: ignore[index]
+                coefficients[gene.group][gene.parameter][gene.place] = value  # type: ignore[index]
         return coefficients
 
     def bind(self, point: Tensor) -> Coefficients:
-        """`decode` of a tensor [genes], differentiable: searched values are 0-d tensors, per-model ones [n_models]."""
+        """`decode` of a tensor [genes], differentiable: searched values are 0-d tensors, lists are [values]."""
+        low, high = (torch.tensor([getattr(gene, side) for gene in self.genes]) for side in ("low", "high"))
+        found = low + point * (high - low)
         coefficients = {group: dict(values) for group, values in self.start.items()}
-        columns: dict[tuple[str, str], dict[int, Tensor]] = {}
-        for gene, x in zip(self.genes, point, strict=True):
-            value = gene.low + x * (gene.high - gene.low)
-            if gene.model is None:
-                coefficients[gene.group][gene.parameter] = value
+        lists: dict[tuple[str, str], list[tuple[int, int]]] = {}  # (place, number of the gene): one operation a list
+        for number, gene in enumerate(self.genes):
+            if gene.place is None:
+                coefficients[gene.group][gene.parameter] = found[number]
             else:
-                columns.setdefault((gene.group, gene.parameter), {})[gene.model] = value
-        for (group, parameter), searched in columns.items():
-            start = coefficients[group][parameter]
-            values = [searched.get(model, torch.tensor(value)) for model, value in enumerate(start)]
-            coefficients[group][parameter] = torch.stack(values)
+                lists.setdefault((gene.group, gene.parameter), []).append((gene.place, number))
+        for (group, parameter), searched in lists.items():
+            places, numbers = torch.tensor(searched).unbind(1)
+            start = torch.tensor(coefficients[group][parameter], dtype=point.dtype)
+            coefficients[group][parameter] = start.index_put((places,), found[numbers])
         return coefficients
 
     @staticmethod
     def _value(coefficients: Coefficients, gene: Gene) -> float:
         value = coefficients[gene.group][gene.parameter]
-        return value if gene.model is None else value[gene.model]  # type: ignore[return-value, index]
+        return value if gene.place is None else value[gene.place]  # type: ignore[return-value, index]

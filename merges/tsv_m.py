@@ -29,17 +29,19 @@ def tsv_m(
     """
     if deltas.dim() < 3 or not deltas.any():
         return lam * torch.tensordot(weight / len(deltas), deltas, dims=1)
-    u, s, vh, task = held(whitened, deltas)
+    u, s, vh, task, _ = held(whitened, deltas)
     return lam * (u * (weight[task] * s) @ vh).view(deltas.shape[1:])
 
 
-def whitened(deltas: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """U_⊥ [rows, r], σ [r], V_⊥ᵀ [r, columns], and the number of the model that each direction is from [r]."""
+def whitened(deltas: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """U_⊥ [rows, r], σ [r], V_⊥ᵀ [r, columns]; of each direction the number of its model and its place there, the
+    strongest first, [r] both."""
     matrices = deltas.flatten(2)
     keep = max(1, min(matrices.shape[1:]) // len(matrices))
     parts = {model: svd(matrix) for model, matrix in enumerate(matrices) if matrix.any()}
     u = torch.cat([u[:, :keep] for u, _, _ in parts.values()], dim=1)
     s = torch.cat([s[:keep] for _, s, _ in parts.values()])
     vh = torch.cat([vh[:keep] for _, _, vh in parts.values()])
-    task = torch.tensor([model for model, (_, s, _) in parts.items() for _ in s[:keep]], device=deltas.device)
-    return orthogonal(u), s, orthogonal(vh), task
+    places = [(model, place) for model, (_, s, _) in parts.items() for place in range(len(s[:keep]))]
+    task, rank = torch.tensor(places, device=deltas.device).unbind(1)
+    return orthogonal(u), s, orthogonal(vh), task, rank

@@ -20,7 +20,8 @@ def run(method, given, *, weight=None, **options):
     merger = find(method)
     values = merger.check_options(options)
     if "weight" in merger.parameters:
-        values["weight"] = torch.tensor(weight or [1.0] * len(given))
+        each = merger.values_a_model("weight")
+        values["weight"] = torch.tensor(weight or [1.0 if each == 1 else [1.0] * each] * len(given))
     if merger.random:
         values["rngs"] = rngs(len(given))
     if merger.named:
@@ -167,6 +168,17 @@ def test_tsv_is_the_nearest_orthogonal_directions_of_all_tasks_with_their_own_st
     whole = [left @ right for left, _, right in (np.linalg.svd(x, full_matrices=False) for x in (u, v))]
     strengths = np.concatenate([weight * s[:3] for weight, (_, s, _) in zip((0.5, 1.5), parts, strict=True)])
     assert run("tsv_m", d, weight=[0.5, 1.5], lam=0.7) == pytest.approx(0.7 * whole[0] * strengths @ whole[1], abs=1e-5)
+
+
+def test_weights_of_directions_are_those_of_their_singular_values_the_last_for_all_weaker_ones():
+    d = deltas(2, (24, 30), seed=5)
+    assert run("tsv_weighted", d) == pytest.approx(run("tsv_m", d), abs=1e-6)
+    weights = np.random.default_rng(6).uniform(0, 2, size=(2, 8))
+    parts = [np.linalg.svd(x, full_matrices=False) for x in d.double().numpy()]
+    u, v = np.hstack([u[:, :12] for u, _, _ in parts]), np.vstack([vh[:12] for _, _, vh in parts])
+    whole = [left @ right for left, _, right in (np.linalg.svd(x, full_matrices=False) for x in (u, v))]
+    strengths = np.concatenate([[*w, *[w[-1]] * 4] * s[:12] for w, (_, s, _) in zip(weights, parts, strict=True)])
+    assert run("tsv_weighted", d, weight=weights.tolist()) == pytest.approx(whole[0] * strengths @ whole[1], abs=1e-4)
 
 
 @pytest.mark.parametrize(("noise", "rank"), [(0.0, 8), (1e-7, 8), (1e-2, 140)])

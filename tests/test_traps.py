@@ -107,7 +107,7 @@ def test_4_coefficients_that_could_change_nothing_are_not_searched():
     assert active == {("layers 1-1", "a")}
     merger = find("ties")
     space = Space.of(merger, groups, ["base", "a"], merger.check_options({}), active)
-    assert {(gene.group, gene.model) for gene in space.genes} == {("layers 1-1", 1), ("layers 1-1", None)}
+    assert {(gene.group, gene.place) for gene in space.genes} == {("layers 1-1", 1), ("layers 1-1", None)}
 
 
 def test_5_a_misspelt_option_is_an_error_that_names_the_nearest():

@@ -5,7 +5,7 @@ import torch
 
 from merges.errors import MergeError
 from merges.registry import find
-from merges.space import Space, layer_groups, uniform
+from merges.space import Space, check_values, layer_groups, uniform
 from merges.tuners import check_options
 from merges.tuners import find as find_tuner
 
@@ -57,11 +57,24 @@ def test_every_corner_of_the_cube_is_a_legal_coefficient():
 def test_genes_that_could_change_nothing_are_not_searched():
     assert len(space().genes) == 2 * (2 + 2)  # two groups of: a weight for each model, density, lam
     some = space(active={("layers 2-3", "b")})
-    assert {(gene.group, gene.parameter, gene.model) for gene in some.genes} == {
+    assert {(gene.group, gene.parameter, gene.place) for gene in some.genes} == {
         ("layers 2-3", "weight", 1),
         ("layers 2-3", "density", None),
         ("layers 2-3", "lam", None),
     }
+
+
+def test_a_coefficient_of_directions_has_its_values_for_each_model_one_after_the_other():
+    merger, groups = find("tsv_weighted"), {"a.weight": "all"}
+    chosen = Space.of(merger, groups, ["a", "b"], merger.check_options({}), active={("all", "b")})
+    assert [gene.place for gene in chosen.genes] == list(range(8, 16))
+    values = chosen.decode([0.25] * 8)["all"]["weight"]
+    assert values == [1.0] * 8 + [0.5] * 8
+    bound = chosen.bind(torch.full([8], 0.25, requires_grad=True))["all"]["weight"]
+    assert bound.tolist() == values and bound.requires_grad
+    check_values(merger, chosen.start["all"], models=2)
+    with pytest.raises(MergeError, match="tsv_weighted: weight must be a list of 16"):
+        check_values(merger, {"weight": [1.0, 1.0]}, models=2)
 
 
 def test_evomm_finds_a_known_minimum_within_its_budget():
@@ -88,7 +101,7 @@ def test_evomm_repeats_with_its_seed_and_only_with_it():
 
 
 def test_evomm_searches_a_space_of_one_gene():
-    one = Space(space().start, tuple(g for g in space().genes if (g.group, g.model) == ("layers 2-3", 1)))
+    one = Space(space().start, tuple(g for g in space().genes if (g.group, g.place) == ("layers 2-3", 1)))
     chosen = find_tuner("evomm")(one, distance(0.25), 0, evaluations=40)
     assert distance(0.25)(chosen) < 1e-3
 
