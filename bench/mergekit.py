@@ -136,7 +136,7 @@ class MergeFile:
             values["weight"] = [1 - share, share]
         values = {**self.technique.fixed, **values}
         for name, bounds in self.merger.parameters.items():
-            if bounds.a_model:  # theirs may have no such parameter: then all models count the same
+            if bounds.per_model:  # theirs may have no such parameter: then all models count the same
                 values.setdefault(name, [bounds.default] * len(self.merged))
         check_values(self.merger, values, len(self.merged))
         return self.merger.check_options({}) | {

@@ -199,7 +199,7 @@ def _uniform(
             for index, name in enumerate(models):
                 if name in choices.weights:
                     one = _value(merger, "weight", choices.weights[name])
-                    weight, each = merger.check_options({"weight": one})["weight"], merger.values_a_model("weight")
+                    weight, each = merger.check_options({"weight": one})["weight"], merger.values_per_model("weight")
                     chosen["weight"][index * each : (index + 1) * each] = [weight] * each  # type: ignore[index]
     dtype = choices.dtype or "bfloat16"
     if dtype not in DTYPES:

@@ -168,9 +168,9 @@ class Plan:
         arguments: dict[str, Any] = {
             k: torch.tensor(v, device=self.device) if isinstance(v, list) else v for k, v in values.items()
         }
-        for name in arguments:
-            if (each := self.merger.values_a_model(name)) > 1:
-                arguments[name] = arguments[name].view(-1, each)
+        for name, bounds in self.merger.parameters.items():
+            if bounds.per_model > 1:
+                arguments[name] = arguments[name].view(-1, bounds.per_model)
         if self.merger.random:
             arguments["rngs"] = tuple(_generator(self.seed, model, tensor) for model in self.sources)
         if self.merger.named:

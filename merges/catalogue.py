@@ -40,7 +40,7 @@ def _row(merger: Merger) -> str:
     given += f" ({', '.join(marks)})" if marks else ""
     parameters = []
     for name, bounds in merger.parameters.items():
-        text = f"`{name}`{MARKS.get(bounds.a_model, '')} = {bounds.default:g} [{bounds.low:g}, {bounds.high:g}]"
+        text = f"`{name}`{MARKS.get(bounds.per_model, '')} = {bounds.default:g} [{bounds.low:g}, {bounds.high:g}]"
         parameters.append(text if bounds.smooth else f"*{text}*")
     options = [
         f"`{name}` = {value if not isinstance(value, float) else f'{value:g}'}"

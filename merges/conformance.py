@@ -7,7 +7,7 @@ The models are small and random, with the shapes that trip implementations up: o
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -99,7 +99,7 @@ def merged(
     *,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
-    weights: list[float] | None = None,
+    weights: Sequence[float] = (),
     **options: float,
 ) -> dict[str, Tensor]:
     """The merged model. `aligned` is used by the mergers that have to know it: of form "context" as one of the models,
@@ -112,7 +112,7 @@ def merged(
     groups = layer_groups(reference, 1)
     coefficients = uniform(merger, groups.values(), list(experts), values)
     for chosen in coefficients.values() if weights else ():
-        chosen["weight"] = weights
+        chosen["weight"] = list(weights)
     plan = Plan(merger, experts, base, groups, seed, dtype, aligned if merger.safety else None)
     return dict(merge(plan, coefficients))
 
@@ -198,12 +198,11 @@ def _threads(merger: Merger) -> None:
 def _model_order(merger: Merger) -> None:
     if merger.ordered:
         return
-    weighted = "weight" in merger.parameters and merger.parameters["weight"].a_model == 1
     experts, base, aligned = {"a": model(1), "b": model(2), "c": model(3)}, model(0), model(9)
-    given = [0.5, 1.0, 0.75] if weighted else None
+    given = [value for value in (0.5, 1.0, 0.75) for _ in range(merger.values_per_model("weight"))]
     first = merged(merger, experts, base, aligned, weights=given)
     turned = dict(reversed(experts.items()))
-    second = merged(merger, turned, base, aligned, weights=given[::-1] if given else None)
+    second = merged(merger, turned, base, aligned, weights=given[::-1])
     _same(first, second, "when the models are given in another order", within=CLOSE)
 
 

@@ -69,7 +69,7 @@ class Parameter:
     default: float
     low: float
     high: float
-    a_model: int = 0  # values for each model; 0: one for all models together
+    per_model: int = 0  # values for each model; 0: one for all models together
     smooth: bool = True
 
 
@@ -107,9 +107,9 @@ class Merger:
         """Hash of the file it is defined in, and of those it builds on: a changed technique is another technique."""
         return source_sha256(Path(inspect.getfile(self.function)))
 
-    def values_a_model(self, name: str) -> int:
+    def values_per_model(self, name: str) -> int:
         """How many values a coefficient has for each model; 0 for one that is shared, and for options."""
-        return self.parameters[name].a_model if name in self.parameters else 0
+        return self.parameters[name].per_model if name in self.parameters else 0
 
     def check_options(self, given: Mapping[str, object]) -> dict[str, Option]:
         """Defaults overlaid with `given` values of parameters and options.
@@ -170,7 +170,7 @@ def merger(
                 holds = True
             elif isinstance(argument.default, Parameter):
                 values = {PerModel: 1, PerDirection: DIRECTIONS}.get(hints.get(argument.name), 0)
-                parameters[argument.name] = dataclasses.replace(argument.default, a_model=values)
+                parameters[argument.name] = dataclasses.replace(argument.default, per_model=values)
             elif isinstance(argument.default, (bool, int, float, str)):
                 options[argument.name] = argument.default
             else:

@@ -55,7 +55,7 @@ def uniform(
     """The same values in every group: per-model parameters repeated for each model."""
 
     def spread(name: str, value: Option) -> Value:
-        each = merger.values_a_model(name)
+        each = merger.values_per_model(name)
         return [float(value)] * (each * len(models)) if each else value
 
     values = {name: spread(name, value) for name, value in options.items()}
@@ -66,7 +66,7 @@ def check_values(merger: Merger, values: Mapping[str, Value], models: int) -> No
     """Raise MergeError for values of one layer group that the merger does not take, or that are too few or too many for
     so many models."""
     for name, value in values.items():
-        wanted = merger.values_a_model(name) * models
+        wanted = merger.values_per_model(name) * models
         given = value if isinstance(value, list) else [value]
         if bool(wanted) != isinstance(value, list) or (wanted and len(given) != wanted):
             raise MergeError(f"{merger.name}: {name} must be {f'a list of {wanted}' if wanted else 'one value'}")
@@ -110,7 +110,7 @@ class Space:
             moving = [index for index, model in enumerate(models) if (group, model) in active]
             for name, bounds in merger.parameters.items():
                 shared = [None] if any(label == group for label, _ in active) else []
-                each = bounds.a_model
+                each = bounds.per_model
                 places = [model * each + value for model in moving for value in range(each)] if each else shared
                 for place in places:
                     genes.append(Gene(group, name, place, bounds.low, bounds.high, bounds.smooth))

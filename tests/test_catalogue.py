@@ -20,7 +20,7 @@ def run(method, given, *, weight=None, **options):
     merger = find(method)
     values = merger.check_options(options)
     if "weight" in merger.parameters:
-        each = merger.values_a_model("weight")
+        each = merger.values_per_model("weight")
         values["weight"] = torch.tensor(weight or [1.0 if each == 1 else [1.0] * each] * len(given))
     if merger.random:
         values["rngs"] = rngs(len(given))

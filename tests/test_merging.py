@@ -106,6 +106,13 @@ def test_a_parent_that_is_not_there_is_named(parents, given, words, monkeypatch)
         recipes.from_flags(parents | given, CHOICES)
 
 
+def test_a_models_weight_is_that_of_each_of_its_directions(parents):
+    choices = recipes.Choices("tsv_weighted", weights={"a": "0.5"})
+    recipe = recipes.from_flags(parents, choices)
+    assert list(recipe.models) == ["a", "b"]
+    assert [chosen["weight"] for chosen in recipe.coefficients.values()] == [[0.5] * 8 + [1.0] * 8]
+
+
 def run(*arguments):
     return CliRunner().invoke(app, ["merge", *map(str, arguments)])
 

@@ -35,7 +35,7 @@ def test_the_example_merger_is_a_whole_working_file(tmp_path, registered):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     halfway = registry.find("halfway")
-    assert halfway.parameters["weight"].a_model == 1 and halfway.check_options({"lam": 0.7})["lam"] == 0.7
+    assert halfway.parameters["weight"].per_model and halfway.check_options({"lam": 0.7})["lam"] == 0.7
     deltas = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
     assert module.halfway(deltas, weight=torch.ones(2), lam=0.5).tolist() == [1.0, 2.0]
     assert [check.broken(halfway) for check in CHECKS] == [None] * len(CHECKS)

@@ -88,7 +88,7 @@ def test_smooth_coefficients_have_the_gradient_of_finite_differences(name):
     smooth = {key: p for key, p in merger.parameters.items() if p.smooth}
     others = {key: p.default for key, p in merger.parameters.items() if not p.smooth}
     values = [
-        torch.full((2,) if p.a_model else (), 0.7, dtype=torch.float64, requires_grad=True) for p in smooth.values()
+        torch.full((2,) if p.per_model else (), 0.7, dtype=torch.float64, requires_grad=True) for p in smooth.values()
     ]
 
     def merge(*values):

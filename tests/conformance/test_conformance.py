@@ -21,7 +21,7 @@ def mine(function, *, form="deltas", parameters=None, title="Mine", random=False
 
 
 def weighted(**bounds):
-    return {"weight": Parameter(1.0, 0.0, 1.0, a_model=1, **bounds)}
+    return {"weight": Parameter(1.0, 0.0, 1.0, per_model=True, **bounds)}
 
 
 def told(merger):
