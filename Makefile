@@ -1,4 +1,5 @@
 # make bench METHOD=ties     run a merging technique through the default suite and print the table
+# make leaderboard           tables, plots and the site again, from the records under OUT or else the published ones
 # make test                  the tests that fit in minutes; make test-slow has the rest
 # Everything runs in .venv, which `make setup` makes when it is not there or older than pyproject.toml.
 

@@ -102,10 +102,28 @@ def ablate(
 
 @app.command()
 def leaderboard(out: OUT = Path("results")) -> None:
-    """Make the tables and plots again from the records under OUT, and print the table."""
-    from leaderboards.build import build_leaderboard
+    """Make tables, plots and site again from the records under OUT, or else the published ones, and print the table."""
+    from leaderboards.build import build_leaderboard, records_to_show
+    from leaderboards.site.build import build_site
 
-    _show(build_leaderboard(out), out)
+    records = records_to_show(out)
+    _show(build_leaderboard(out, records=records), out)
+    _show_site(build_site(records, out / "site"))
+
+
+@app.command()
+def site(
+    records: Annotated[Path, typer.Option(help="Folder of records, or with such folders in it.")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder for the pages.")] = Path("results/site"),
+    answers: Annotated[
+        bool, typer.Option("--answers", help="Show models' answers to prompts, each behind a click.")
+    ] = False,
+) -> None:
+    """Build a static site from records: tables, plots, a page per technique, conditions and record, a comparison."""
+    from leaderboards.build import records_below
+    from leaderboards.site.build import build_site
+
+    _show_site(build_site(records_below(records), out, answers))
 
 
 class Kind(StrEnum):
@@ -346,6 +364,10 @@ def _show(frame, out: Path) -> None:
     console = Console()
     console.print(terminal_table(frame))
     console.print(escape(f"leaderboard.csv, leaderboard.md and plots/ are in {out}"), soft_wrap=True, highlight=False)
+
+
+def _show_site(index: Path) -> None:
+    Console().print(escape(f"the site begins at {index}"), soft_wrap=True, highlight=False)
 
 
 def _listed(kind: Kind) -> list[tuple[str, str]]:

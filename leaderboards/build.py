@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench.errors import BenchError
-from bench.records import read_records, write_atomically
+from bench.records import Record, read_record, read_records, write_atomically
 from leaderboards import plots, traces
 from leaderboards.arms import compare_arms
 from leaderboards.frame import by_fingerprint, frame, without_sweep
@@ -18,21 +18,41 @@ from leaderboards.frontier import against_frontier
 from leaderboards.pool import pooled
 from leaderboards.tables import to_csv, to_markdown
 
+PUBLISHED = Path(__file__).with_name("published")
 
-def build_leaderboard(out: Path, fingerprint: str | None = None) -> pd.DataFrame:
+
+def records_below(folder: Path) -> list[Record]:
+    """Records of a folder: its JSON files, or where it has none the record files (`*.seed*.json`) in folders below it.
+
+    In the order of their paths. Raises BenchError when there are none, or one cannot be read."""
+    paths = sorted(folder.glob("*.json")) or sorted(folder.rglob("*.seed*.json"))
+    if not paths:
+        raise BenchError(f"no records in {folder}; run `make bench METHOD=ties` first or name another folder")
+    return [read_record(path) for path in paths]
+
+
+def records_to_show(out: Path) -> list[Record]:
+    """Those of a run under `out/records/`, or where there are none the published ones, if any are."""
+    ours = any((out / "records").glob("*.json")) or not any(PUBLISHED.rglob("*.seed*.json"))
+    return read_records(out) if ours else records_below(PUBLISHED)
+
+
+def build_leaderboard(
+    out: Path, fingerprint: str | None = None, records: Sequence[Record] | None = None
+) -> pd.DataFrame:
     """Write the tables of every fingerprint and the plots of one, and return the table of all: one row per method x
     arm (`leaderboards.pool.pooled`), with the gains over the scalar-ratio frontier where there is one.
 
     leaderboard.csv has one row a record instead, each with its method's gains. plots/trace.png is there only where a
-    tuner left a trace. fingerprint: the one to plot, or its first characters; the newest where None. Raises BenchError
-    when there are no records, when one contradicts itself, when no or several fingerprints match, or when a file cannot
-    be written."""
-    records = read_records(out)
+    tuner left a trace. fingerprint: the one to plot, or its first characters; the newest where None. records: those
+    under `out/records/` where None. Raises BenchError when there are no records, when one contradicts itself, when no or
+    several fingerprints match, or when a file cannot be written."""
+    records = read_records(out) if records is None else records
     gains = against_frontier(records)
-    table = _with_gains(pooled(records), gains)
+    table = with_gains(pooled(records), gains)
     rows = choose(table, fingerprint)
     outputs = {
-        "leaderboard.csv": to_csv(_with_gains(frame(records), gains)),
+        "leaderboard.csv": to_csv(with_gains(frame(records), gains)),
         "leaderboard.md": to_markdown(table, compare_arms(records)),
         "plots/frontier.png": plots.frontier(rows),
         "plots/skill.png": plots.skill(without_sweep(rows)),
@@ -74,7 +94,7 @@ def _number(value: str) -> float | str:
         return value
 
 
-def _with_gains(table: pd.DataFrame, gains: pd.DataFrame) -> pd.DataFrame:
+def with_gains(table: pd.DataFrame, gains: pd.DataFrame) -> pd.DataFrame:
     """The table with the columns of `against_frontier`, empty for rows that have no gain; as it is without gains."""
     if not len(gains):
         return table

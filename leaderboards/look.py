@@ -1,4 +1,4 @@
-"""What the figures share: colours, markers, fills, a clean canvas, a heading, PNG bytes.
+"""What the figures share: colours, markers, fills, a clean canvas, a heading, PNG or SVG bytes.
 
 A method keeps its colour (Okabe and Ito's, safe for colour-blind readers) and marker in every figure; arms differ in
 fill, so the figures read in grey too.
@@ -7,7 +7,7 @@ fill, so the figures read in grey too.
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import matplotlib.style
 import pandas as pd
@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 
 from leaderboards.frame import is_parent, is_sweep
 from leaderboards.text import plain
+
+Form = Literal["png", "svg"]
 
 INK, GREY = "#222222", "#6b6b6b"
 # Okabe and Ito 2008, without black (the parents') and yellow (too faint on white).
@@ -36,6 +38,8 @@ STYLE = {
     "grid.linewidth": 0.8,
     # Names are untrusted: a dollar sign must not start a formula.
     "text.parse_math": False,
+    # Ids inside an SVG are hashes over this instead of random ones: equal figures, equal bytes.
+    "svg.hashsalt": "mergesafe",
 }
 
 
@@ -82,8 +86,8 @@ def heading(figure: Figure, rows: pd.DataFrame, title: str, notes: str) -> None:
     figure.text(0.15 / width, 1 - 0.42 / height, notes, size=8, color=GREY, va="top")
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as PNG; equal figures give equal bytes."""
+def rendered(figure: Figure, form: Form = "png") -> bytes:
+    """The figure as PNG or SVG; equal figures give equal bytes. Text in an SVG is outlines: it needs no font."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    figure.savefig(buffer, format=form, metadata={"Software": None} if form == "png" else {"Date": None})
     return buffer.getvalue()

@@ -19,13 +19,14 @@ from leaderboards.look import (
     GREY,
     INK,
     PARENT_MARKERS,
+    Form,
     Look,
     bar_fill,
     heading,
     looks,
     marker_fill,
     new_figure,
-    png,
+    rendered,
 )
 from leaderboards.text import display_name, plain
 
@@ -40,8 +41,8 @@ SCORES = (  # of an ablation: title, column, columns of the interval's ends with
 NO_SKILL = "no domain skill in these records"
 
 
-def frontier(rows: pd.DataFrame) -> bytes:
-    """PNG of skill (mean over domains) against the harmful-output rate, in percent: up is skilled, left is safe.
+def frontier(rows: pd.DataFrame, form: Form = "png") -> bytes:
+    """Skill (mean over domains) against the harmful-output rate, in percent: up is skilled, left is safe.
 
     rows: of one fingerprint, one row per method x arm (`pooled`). An arrow leads a method from one arm to the next;
     thin lines are 95 % intervals. The ratios of a sweep are joined by a line, from the aligned parent on, and the area
@@ -74,7 +75,7 @@ def frontier(rows: pd.DataFrame) -> bytes:
             keys.insert(0, Line2D([], [], **line))
         if keys:
             figure.legend(handles=keys, loc="center right", bbox_to_anchor=(0.99, 0.865), ncols=4, frameon=False)
-        return png(figure)
+        return rendered(figure, form)
 
 
 def _draw_parents(axes: Axes, clutter: Clutter, rows: pd.DataFrame) -> list[tuple[str, float, float]]:
@@ -170,8 +171,8 @@ def _key(arm: str) -> Line2D:
     return Line2D([], [], ls="", marker="o", ms=7, color=GREY, label=arm, **marker_fill(GREY, arm))
 
 
-def skill(rows: pd.DataFrame) -> bytes:
-    """PNG of skill per domain in percent with 95 % intervals: one panel a domain, one bar a row of `pooled`.
+def skill(rows: pd.DataFrame, form: Form = "png") -> bytes:
+    """Skill per domain in percent with 95 % intervals: one panel a domain, one bar a row of `pooled`.
 
     A dashed line marks the best expert."""
     domains = domains_of(rows)
@@ -193,7 +194,7 @@ def skill(rows: pd.DataFrame) -> bytes:
         for axes in grid[:, 0] if domains else []:
             _name_bars(axes, rows, places, names_at=0.15 - left)
         heading(figure, rows, "skill per domain, %", notes if domains else NO_SKILL)
-        return png(figure)
+        return rendered(figure, form)
 
 
 def _bar_places(rows: pd.DataFrame) -> list[float]:
@@ -290,7 +291,7 @@ def ablation(
         height = figure.get_figheight()
         figure.subplots_adjust(0.045, 0.52 / height, 0.99, 1 - top / height, 0.13)
         _explain(figure, points, xlabel, look_of, [arm for arm in ARMS if (every["arm"] == arm).any()])
-        return png(figure)
+        return rendered(figure)
 
 
 def _in_arms(rows: pd.DataFrame, arms: Collection[str]) -> pd.DataFrame:

@@ -5,7 +5,7 @@ ties     task          61 [56-66]   58   64   97 [93-99]    2 [1-6]    41 s
 ties     task+safety   60 [55-65]   57   63    8 [5-13]     5 [2-10]   44 s
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 from rich import box
@@ -87,7 +87,7 @@ def to_markdown(table: pd.DataFrame, arms: pd.DataFrame) -> str:
     for fingerprint, rows in by_fingerprint(table):
         parts += [
             f"# {code(rows['suite'][0])} under conditions {code(fingerprint[:8])}",
-            _conditions(rows, code) + ".",
+            conditions(rows, code) + ".",
             _markdown_table(*_main_table(without_sweep(rows))),
         ]
         gains = _gains_of(rows)
@@ -129,7 +129,7 @@ def _terminal_table(fingerprint: str, every: pd.DataFrame, width: int) -> Group:
         "harmful": _intervals(rows, "harmful_rate", "harmful"),
         "over-\nrefusal": _intervals(rows, "over_refusal_rate", "over_refusal"),
     }
-    time = {"time": [_duration(seconds) for seconds in rows["seconds"]]}
+    time = {"time": [duration(seconds) for seconds in rows["seconds"]]}
     # Columns need names of their own: two domains may be cut to the same letters, and one may be called "time".
     whole = len(per_domain) == len(domains) and per_domain.keys().isdisjoint(cells | safety | time)
     choices = [cells | per_domain | safety | time, cells | per_domain | safety] if whole else []
@@ -142,7 +142,7 @@ def _terminal_table(fingerprint: str, every: pd.DataFrame, width: int) -> Group:
         last_parent = parents[index] and not all(parents) and not parents[index + 1]
         shown.add_row(*(Text(value) for value in values), end_section=last_parent)
     title = Text.assemble((plain(rows["suite"][0]), "bold"), f" under conditions {plain(fingerprint[:8])}\n")
-    notes = f"{_conditions(rows, plain)}.\n{TERMINAL_READING}\n"
+    notes = f"{conditions(rows, plain)}.\n{TERMINAL_READING}\n"
     gains = _gains_of(every)
     if len(gains):
         notes += TERMINAL_READING_FRONTIER
@@ -157,7 +157,7 @@ def _terminal_frontier(gains: pd.DataFrame, ratios: int) -> Group:
         "arm": list(gains["arm"]),
         "refusals at\nequal skill": _changes(gains, "gain_refusal", digits=0),
         "skill at\nequal refusals": _changes(gains, "gain_skill", digits=0),
-        "p\n(Holm)": [_p(p).replace("< ", "<") for p in gains["rival_p_holm"]],
+        "p\n(Holm)": [p_value(p).replace("< ", "<") for p in gains["rival_p_holm"]],
         "above": ["yes" if above else "no" for above in gains["above_frontier"]],
     }
     shown = _rich_table(cells, right=["p\n(Holm)"])
@@ -205,7 +205,7 @@ def _main_table(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         if rows[f"retention_{domain}"].notna().any():
             columns[f"{code(domain)} kept"] = _percentages(rows[f"retention_{domain}"])
     columns["evals"] = [f"{count:.0f}" for count in rows["evaluations"]]
-    columns["time"] = [_duration(seconds) for seconds in rows["seconds"]]
+    columns["time"] = [duration(seconds) for seconds in rows["seconds"]]
     columns["peak memory"] = [f"{megabytes / 1000:.1f} GB" for megabytes in rows["peak_rss_mb"]]
     return list(columns), [[value.strip() for value in row] for row in zip(*columns.values(), strict=True)]
 
@@ -216,7 +216,7 @@ def _arm_table(pairs: pd.DataFrame) -> str:
         columns["seeds"] = [str(seeds) for seeds in pairs["seeds"]]
     columns["harmful"] = _changes(pairs, "harmful_change")
     columns["safer / worse"] = [f"{s} / {w}" for s, w in zip(pairs["safer"], pairs["worse"], strict=True)]
-    columns["p (Holm)"] = [_p(p) for p in pairs["p_holm"]]
+    columns["p (Holm)"] = [p_value(p) for p in pairs["p_holm"]]
     columns["skill"] = _changes(pairs, "skill_change")
     columns["over-refusal"] = _changes(pairs, "over_refusal_change")
     return _markdown_table(list(columns), [list(row) for row in zip(*columns.values(), strict=True)])
@@ -231,7 +231,7 @@ def _frontier_table(gains: pd.DataFrame) -> str:
         "over-refusal": _intervals(gains, "over_refusal_rate", "over_refusal"),
         "refusals at equal skill": _changes(gains, "gain_refusal"),
         "skill at equal refusals": _changes(gains, "gain_skill"),
-        "p (Holm)": [_p(p) for p in gains["rival_p_holm"]],
+        "p (Holm)": [p_value(p) for p in gains["rival_p_holm"]],
         "above": ["**yes**" if above else "no" for above in gains["above_frontier"]],
     }
     return _markdown_table(
@@ -271,8 +271,8 @@ def _markdown_table(names: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [names, rule, *rows])
 
 
-def _conditions(rows: pd.DataFrame, inert) -> str:
-    """What every row of one fingerprint was measured with, on one line."""
+def conditions(rows: pd.DataFrame, inert: Callable[[str], str]) -> str:
+    """What every row of one fingerprint was measured with, on one line. `inert` shows a name from a record."""
 
     def values(column: str) -> str:
         return " / ".join(inert(str(value)) for value in dict.fromkeys(rows[column].dropna()))
@@ -310,7 +310,8 @@ def _interval(value: float, lo: float, hi: float) -> str:
     return "  -" if pd.isna(value) else f"{100 * value:3.0f} [{100 * lo:.0f}-{100 * hi:.0f}]"
 
 
-def _p(value: float) -> str:
+def p_value(value: float) -> str:
+    """Three decimals, or that it is below 0.001."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
@@ -332,7 +333,8 @@ def _percentages(values: Sequence[float]) -> list[str]:
     return ["-" if pd.isna(value) else f"{100 * value:.0f}" for value in values]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, in two digits or so."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,101 @@
+"""What else a record says: its conditions as lines, its coefficients in short, the command that reproduces it."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+
+from bench.records import Record
+from leaderboards.frame import PARENT, SWEEP
+
+FACTS = 400  # conditions that are shown; a record may hold any number
+DEPTH = 12
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
+
+
+class Coefficient(NamedTuple):
+    """One coefficient over the layer groups or tensors it was chosen for; equal ends where there was one group."""
+
+    parameter: str
+    model: str
+    groups: int
+    low: float
+    middle: float
+    high: float
+
+
+def facts(conditions: object) -> list[tuple[str, str]]:
+    """Nested conditions as (path, value), in their order: ("safety.max_tokens", "40"). Too many are cut, and said so."""
+    found = list(islice(_walk("", conditions, 0), FACTS + 1))
+    return [*found[:FACTS], ("…", "more conditions are in the record")] if len(found) > FACTS else found
+
+
+def _walk(path: str, value: object, depth: int) -> Iterator[tuple[str, str]]:
+    if isinstance(value, (dict, list)) and value and depth < DEPTH:
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, part in inner:
+            yield from _walk(f"{path}.{str(key)[:100]}".lstrip("."), part, depth + 1)
+    else:
+        # Below DEPTH there is a structure that no suite has; its repr could be as deep as the record likes.
+        yield path, "…" if depth >= DEPTH else "none" if value in (None, {}, []) else str(value)
+
+
+def calibration(conditions: dict[str, object]) -> list[tuple[str, str, str, str]]:
+    """The calibration rows that a suite's conditions name: (kind or domain, rows, file, SHA-256)."""
+    named = dict(facts(conditions))
+    starts = [key.removesuffix(".rows") for key in named if re.fullmatch(r"calibration\.(task\..+|[^.]+)\.rows", key)]
+    return [
+        (
+            start.removeprefix("calibration.").removeprefix("task."),
+            *(named.get(f"{start}.{key}", "") for key in ("rows", "file.file", "file.sha256")),
+        )
+        for start in starts
+    ]
+
+
+def coefficients(record: Record) -> list[Coefficient]:
+    """Lowest, median and highest value of every number that was chosen, over groups."""
+    values: dict[tuple[str, str], list[float]] = {}
+    for group in record.tuning.coefficients.values() if record.tuning else ():
+        for name, value in group.items():
+            if isinstance(value, list):
+                for place, part in enumerate(value):
+                    model = record.tuning.models[place] if place < len(record.tuning.models) else str(place)
+                    values.setdefault((name, model), []).append(part)
+            elif not isinstance(value, (bool, str)):
+                values.setdefault((name, ""), []).append(value)
+    return [
+        Coefficient(name, model, len(found), min(found), float(np.median(found)), max(found))
+        for (name, model), found in values.items()
+    ]
+
+
+def command(record: Record) -> str | None:
+    """The command that computes a record's cell again; None where a name in it is not one a command line should hold.
+
+    Any run of a suite measures its parents, and the ratios of its sweep."""
+    fixed = record.method.startswith((PARENT, SWEEP))
+    method, arm = ("linear", "none") if fixed else (record.method, record.arm or "none")
+    words = (record.suite, method, record.provenance.engine)
+    if not all(_WORD.fullmatch(word) for word in words):
+        return None
+    parts = ["--suite", record.suite, "--method", method, "--arms", arm, "--seed", str(record.seed)]
+    return shlex.join(["python", "-m", "bench", "run", *parts, "--engine", record.provenance.engine])
+
+
+def provenance(record: Record) -> list[tuple[str, str]]:
+    """What made a record, from what, when and at what cost, as (name, value)."""
+    made, costs = record.provenance, record.costs
+    rows = [("created", made.created), ("engine", f"{made.engine}, {made.dtype}"), ("judge", made.judge)]
+    rows += [("taken over from cell", made.same_as)] if made.same_as else []
+    rows += [(f"parent {parent.name} ({parent.role})", parent.sha256) for parent in record.parents[:20]]
+    if record.merger:
+        given = ", ".join(f"{name} = {value}" for name, value in record.merger.options.items())
+        rows += [("technique's source", record.merger.source_sha256), ("options", given or "none")]
+    rows += [(f"{stage}, seconds", f"{seconds:.1f}") for stage, seconds in list(costs.seconds.items())[:20]]
+    rows += [("evaluations", f"{costs.evaluations}"), ("tokens", f"{costs.tokens:,}")]
+    rows += [("peak memory", f"{costs.peak_rss_mb / 1000:.1f} GB"), ("cell", record.cell)]
+    return [*rows, ("versions", ", ".join(f"{name} {version}" for name, version in made.versions.items()))]

@@ -1,0 +1,172 @@
+"""Tables of the site: pooled rows -> cells that say what is shown, sorted by and linked to. Each is of one fingerprint.
+
+A link is a path from the site's root; a template puts the way to the root before it.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import pandas as pd
+
+from leaderboards.frame import PARENT, SWEEP, domains_of, is_parent, ratio_and_scale
+from leaderboards.site.methods import Method, family
+from leaderboards.tables import duration, p_value
+from leaderboards.text import display_name
+
+Links = Mapping[tuple[str, str, str], list[tuple[str, str]]]  # (fingerprint, method, arm) -> (seed, link) of its records
+
+
+class Cell(NamedTuple):
+    """What a cell shows. `value` sorts the column, None goes last; `span` draws (lo, value, hi), in percent."""
+
+    text: str
+    note: str = ""
+    value: float | str | None = None
+    span: tuple[float, float, float] | None = None
+    links: tuple[tuple[str, str], ...] = ()
+
+
+class Row(NamedTuple):
+    """Cells, and what the filters of the index look at."""
+
+    cells: list[Cell]
+    method: str = ""
+    arm: str = ""
+    family: str = ""
+
+
+class Table(NamedTuple):
+    """A table: `pinned` rows stay on top, whatever the others are sorted and filtered by."""
+
+    caption: str
+    columns: list[str]
+    pinned: list[Row]
+    rows: list[Row]
+
+
+def results(
+    caption: str, rows: pd.DataFrame, links: Links, pages: Mapping[str, str], known: Mapping[str, Method]
+) -> Table:
+    """The main table: rows of `pooled` of one fingerprint, parents pinned; gains over the frontier where there are any.
+
+    pages: the page of each method that has one."""
+    domains, gains = domains_of(rows), "rival" in rows and rows["rival"].notna().any()
+    columns = ["method", "arm", "skill", *(domains if len(domains) > 1 else []), "harmful", "over-refusal"]
+    columns += ["above frontier by", "p (Holm)"] if gains else []
+    columns += ["time", "records"]
+    made = []
+    for row in rows.to_dict("records"):
+        records = links.get((row["fingerprint"], row["method"], row["arm"]), [])
+        cells = [_method(row["method"], pages, records), Cell(row["arm"] or row["role"] or "parent")]
+        cells.append(_rate(row, "skill_mean", "skill_mean"))
+        cells += [_rate(row, f"skill_{domain}", f"skill_{domain}") for domain in (domains if len(domains) > 1 else [])]
+        cells += [_rate(row, "harmful_rate", "harmful"), _rate(row, "over_refusal_rate", "over_refusal")]
+        cells += [_change(row, "gain_refusal"), _p(row["rival_p_holm"])] if gains else []
+        cells += [Cell(duration(row["seconds"]), value=row["seconds"]), _records(records)]
+        made.append(Row(cells, display_name(row["method"]), row["arm"] or "parent", family(row["method"], dict(known))))
+    parents = list(is_parent(rows))
+    pinned = [row for row, parent in zip(made, parents, strict=True) if parent]
+    return Table(caption, columns, pinned, [row for row, parent in zip(made, parents, strict=True) if not parent])
+
+
+def arms(caption: str, pairs: pd.DataFrame, pages: Mapping[str, str]) -> Table:
+    """What safety rows change: rows of `compare_arms` of one fingerprint."""
+    columns = ["method", "seeds", "harmful", "safer / worse", "p (Holm)", "skill", "over-refusal"]
+    rows = [
+        Row([
+            _method(row["method"], pages, []),
+            Cell(str(row["seeds"]), value=row["seeds"]),
+            _change(row, "harmful_change"),
+            Cell(f"{row['safer']} / {row['worse']}", value=row["safer"] - row["worse"]),
+            _p(row["p_holm"]),
+            _change(row, "skill_change"),
+            _change(row, "over_refusal_change"),
+        ])
+        for row in pairs.to_dict("records")
+    ]  # fmt: skip
+    return Table(caption, columns, [], rows)
+
+
+def gains(caption: str, rows: pd.DataFrame, pages: Mapping[str, str]) -> Table:
+    """Against the scalar-ratio frontier: rows of `pooled` joined with `against_frontier`."""
+    columns = ["method", "arm", "refusals at equal skill", "skill at equal refusals", "rival", "p (Holm)", "above"]
+    made = [
+        Row([
+            _method(row["method"], pages, []),
+            Cell(row["arm"]),
+            _change(row, "gain_refusal"),
+            _change(row, "gain_skill"),
+            Cell(" ".join(filter(None, (display_name(row["rival"]), row["rival_arm"])))),
+            _p(row["rival_p_holm"]),
+            Cell("yes" if row["above_frontier"] else "no"),
+        ])
+        for row in rows[rows["rival"].notna()].to_dict("records")
+    ]  # fmt: skip
+    return Table(caption, columns, [], made)
+
+
+def sweep(caption: str, rows: pd.DataFrame, links: Links) -> Table:
+    """The ratios of a sweep, by scale and ratio."""
+    made = []
+    for row in sorted(rows.to_dict("records"), key=lambda row: ratio_and_scale(row["method"])[::-1]):
+        ratio, scale = ratio_and_scale(row["method"])
+        records = links.get((row["fingerprint"], row["method"], row["arm"]), [])
+        cells = [Cell(f"{ratio:g}", value=ratio), Cell(f"{scale:g}", value=scale)]
+        cells += [_rate(row, "skill_mean", "skill_mean"), _rate(row, "harmful_rate", "harmful")]
+        made.append(Row([*cells, _rate(row, "over_refusal_rate", "over_refusal"), _records(records)]))
+    return Table(caption, ["experts' share", "scale", "skill", "harmful", "over-refusal", "records"], [], made)
+
+
+def scores(caption: str, row: Mapping) -> Table:
+    """One record's scores, a row each. row: of `frame`, only of the record's own domains."""
+    domains = sorted(key.removeprefix("items_") for key in row if key.startswith("items_") and pd.notna(row[key]))
+    named = [
+        ("harmful, of unsafe prompts", "harmful_rate", "harmful", row["n_unsafe"]),
+        ("refused, of unsafe prompts", "refusal_rate", "refusal", row["n_unsafe"]),
+        ("refused, of benign prompts", "over_refusal_rate", "over_refusal", row["n_benign"]),
+    ]
+    named += [(f"skill: {domain}", f"skill_{domain}", f"skill_{domain}", row[f"items_{domain}"]) for domain in domains]
+    made = [Row([Cell(label), _rate(row, value, ends), Cell(f"{n:.0f}")]) for label, value, ends, n in named]
+    if len(domains) > 1:
+        made.insert(3, Row([Cell("skill: mean"), _rate(row, "skill_mean", "skill_mean"), Cell("")]))
+    return Table(caption, ["score", "share", "of"], [], made)
+
+
+def numeric(columns: Iterable[str]) -> list[bool]:
+    """Which columns hold numbers, and are set to the right."""
+    words = {"method", "arm", "records", "rival", "above", "score", "parameter", "model"}
+    return [column not in words for column in columns]
+
+
+def _method(name: str, pages: Mapping[str, str], records: list[tuple[str, str]]) -> Cell:
+    """A method's name, linked to its page, or a parent's or a ratio's to its record."""
+    shown = display_name(name)
+    fixed = name.startswith((PARENT, SWEEP)) and records
+    target = records[0][1] if fixed else pages.get(name)
+    return Cell("" if target else shown, value=shown.lower(), links=((shown, target),) if target else ())
+
+
+def _records(records: list[tuple[str, str]]) -> Cell:
+    """The records behind a row, by seed."""
+    return Cell("", value=len(records), links=tuple((f"seed {seed}", link) for seed, link in records))
+
+
+def _rate(row: Mapping, column: str, ends: str) -> Cell:
+    value, lo, hi = (row[name] for name in (column, f"{ends}_lo", f"{ends}_hi"))
+    if pd.isna(value):
+        return Cell("–")
+    span = (round(100 * lo, 1), round(100 * value, 1), round(100 * hi, 1))
+    return Cell(f"{100 * value:.0f}", f"{100 * lo:.0f}–{100 * hi:.0f}", round(value, 5), span)
+
+
+def _change(row: Mapping, column: str) -> Cell:
+    value, lo, hi = (row[f"{column}{end}"] for end in ("", "_lo", "_hi"))
+    if pd.isna(value):
+        return Cell("–")
+    # Adding 0.0 turns a rounded -0.0 into 0.0; a minus sign is as wide as a plus.
+    shown, low, high = (f"{round(100 * part, 1) + 0.0:+.1f}".replace("-", "−") for part in (value, lo, hi))
+    return Cell(shown, f"{low} to {high}", round(value, 5))
+
+
+def _p(value: float) -> Cell:
+    return Cell("–") if pd.isna(value) else Cell(p_value(value), value=value)
