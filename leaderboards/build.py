@@ -45,8 +45,8 @@ def build_leaderboard(
 
     leaderboard.csv has one row a record instead, each with its method's gains. plots/trace.png is there only where a
     tuner left a trace. fingerprint: the one to plot, or its first characters; the newest where None. records: those
-    under `out/records/` where None. Raises BenchError when there are no records, when one contradicts itself, when no or
-    several fingerprints match, or when a file cannot be written."""
+    under `out/records/` where None. Raises BenchError when there are no records, when one contradicts itself, when no
+    or several fingerprints match, or when a file cannot be written."""
     records = read_records(out) if records is None else records
     gains = against_frontier(records)
     table = with_gains(pooled(records), gains)

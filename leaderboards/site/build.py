@@ -20,6 +20,10 @@ from leaderboards.site.pages import HERE, environment, slug
 from leaderboards.tables import conditions
 from leaderboards.text import display_name, plain
 
+COSTS = "What each run took: evaluations are candidates whose loss was measured, tokens those forwarded for it"
+FRONTIER = "Skill against harmful-output rate, the same numbers as in the table: up is skilled, left is safe."
+SKILL = "Skill per domain with 95 % intervals, the same numbers as in the table."
+TRACE = "Lowest loss so far against tokens forwarded, by technique: what a search costs."
 FOLDERS = ("methods", "suites", "records")
 
 
@@ -109,7 +113,7 @@ class Site:
         pairs = self.arms[self.arms["fingerprint"] == fingerprint]
         gained = "rival" in rows and rows["rival"].notna().any()
         figures, files = draw(f"plots/{key}", rows, records)
-        caption = f"{plain(name)} under conditions {plain(fingerprint[:8])}"
+        caption = f"Results under conditions {plain(fingerprint[:8])}, percent with 95 % intervals"
         return {
             "id": f"suite-{key.rpartition('-')[2]}",
             "name": name,
@@ -121,7 +125,7 @@ class Site:
             "results": tables.results(caption, main, self.links, self.method_pages, self.known),
             "gains": tables.gains("Gains over the frontier", rows, self.method_pages) if gained else None,
             "arms": tables.arms("Arm task+safety minus arm task", pairs, self.method_pages) if len(pairs) else None,
-            "sweep": tables.sweep("One ratio for all weights", swept, self.links) if 0 < len(swept) < len(rows) else None,
+            "sweep": tables.sweep("One ratio for all weights", swept, self.links) if len(swept) < len(rows) else None,
             "calibration": details.calibration(first.provenance.conditions),
             "judges": [(judge, measured.kept(judge)) for judge in dict.fromkeys(rows["judge"])],
             "prompts": [(kind, outcomes.prompts_by_category(first, kind)) for kind in outcomes.KINDS],
@@ -154,21 +158,25 @@ class Site:
             "sha256": merger.source_sha256 if merger else "",
             "method": method,
             "suites": suites,
-            "costs": [self._cost(record) for record in sorted(records, key=_order)],
+            "coefficients": self._coefficients(records),
+            "costs": tables.costs(COSTS, sorted(records, key=_order), self.record_pages),
         }
 
-    def _cost(self, record: Record) -> dict[str, object]:
-        return {
-            "label": f"{plain(record.suite)} · {record.arm or 'none'} · seed {record.seed}",
-            "page": self.record_pages[id(record)],
-            "seconds": round(record.costs.total_seconds, 1),
-            "evaluations": record.costs.evaluations,
-            "tokens": record.costs.tokens,
-            "memory": round(record.costs.peak_rss_mb),
-        }
+    def _coefficients(self, records: list[Record]) -> list[tables.Table]:
+        """What tuners chose, a table for each set of conditions and arm; seeds together."""
+        groups: dict[tuple[str, str], list[Record]] = {}
+        for record in sorted(records, key=_order):
+            if record.tuning and record.tuning.trace:
+                groups.setdefault((record.fingerprint, record.arm or ""), []).append(record)
+        return [
+            tables.coefficients(f"{plain(found[0].suite)}, arm {arm}, over groups of tensors and seeds", chosen)
+            for (_, arm), found in groups.items()
+            if (chosen := details.coefficients(found))
+        ]
 
     def _record(self, record: Record, row: dict, suite_page: str) -> dict[str, object]:
         unsafe, benign = ({c.name: c for c in outcomes.categories(record, kind)} for kind in outcomes.KINDS)
+        chosen = details.coefficients([record])
         return {
             "record": record,
             "id": record_id(record),
@@ -180,7 +188,9 @@ class Site:
             "answers": sorted(record.prompts, key=lambda prompt: (prompt.kind, prompt.id)) if self.answers else [],
             "command": details.command(record),
             "fixed": record.method.startswith((PARENT, SWEEP)),
-            "coefficients": details.coefficients(record),
+            "coefficients": tables.coefficients("Over the groups of tensors that have one each", chosen)
+            if chosen
+            else None,
             "provenance": details.provenance(record),
         }
 
@@ -217,14 +227,13 @@ def label(record: Record) -> str:
 def draw(stem: str, rows: pd.DataFrame, records: list[Record]) -> tuple[list[dict], dict[str, bytes]]:
     """The figures of one fingerprint, and their files as SVG and PNG; the loss of a search only where one was made."""
     main = without_sweep(rows)
-    skill = "Skill per domain with 95 % intervals; the tables hold the same numbers."
     made = {
-        "frontier": (plots.frontier, rows, "Skill against harmful-output rate: up is skilled, left is safe."),
-        "skill": (plots.skill, main, skill),
+        "frontier": (plots.frontier, rows, FRONTIER),
+        "skill": (plots.skill, main, SKILL),
     }
     traced = [record for record in records if record.tuning and record.tuning.trace]
     if traced:
-        made["trace"] = (traces.trace, traced, "Lowest loss so far against tokens forwarded, by technique.")
+        made["trace"] = (traces.trace, traced, TRACE)
     figures, files = [], {}
     for name, (plot, data, caption) in made.items():
         png = plot(data)
@@ -236,5 +245,6 @@ def draw(stem: str, rows: pd.DataFrame, records: list[Record]) -> tuple[list[dic
 
 
 def _order(record: Record) -> tuple:
-    kind = 0 if record.method.startswith(PARENT) else 2 if record.method.startswith(SWEEP) else 1
+    # Merges first: they are what a reader of the compare view is here for.
+    kind = 1 if record.method.startswith(PARENT) else 2 if record.method.startswith(SWEEP) else 0
     return record.suite, kind, record.method, ARMS.index(record.arm) if record.arm else -1, record.seed

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ class Coefficient(NamedTuple):
 
 
 def facts(conditions: object) -> list[tuple[str, str]]:
-    """Nested conditions as (path, value), in their order: ("safety.max_tokens", "40"). Too many are cut, and said so."""
+    """Nested conditions as (path, value), in their order: ("safety.max_tokens", "40"). Cut where long, and says so."""
     found = list(islice(_walk("", conditions, 0), FACTS + 1))
     return [*found[:FACTS], ("…", "more conditions are in the record")] if len(found) > FACTS else found
 
@@ -56,17 +56,17 @@ def calibration(conditions: dict[str, object]) -> list[tuple[str, str, str, str]
     ]
 
 
-def coefficients(record: Record) -> list[Coefficient]:
-    """Lowest, median and highest value of every number that was chosen, over groups."""
+def coefficients(records: Iterable[Record]) -> list[Coefficient]:
+    """Lowest, median and highest value of every number that was chosen, over the groups of all these records."""
     values: dict[tuple[str, str], list[float]] = {}
-    for group in record.tuning.coefficients.values() if record.tuning else ():
-        for name, value in group.items():
-            if isinstance(value, list):
-                for place, part in enumerate(value):
-                    model = record.tuning.models[place] if place < len(record.tuning.models) else str(place)
-                    values.setdefault((name, model), []).append(part)
-            elif not isinstance(value, (bool, str)):
-                values.setdefault((name, ""), []).append(value)
+    for tuning in [record.tuning for record in records if record.tuning]:
+        for group in tuning.coefficients.values():
+            for name, value in group.items():
+                if isinstance(value, (bool, str)):
+                    continue
+                models = dict(enumerate(tuning.models)) if isinstance(value, list) else {0: ""}
+                for place, part in enumerate(value if isinstance(value, list) else [value]):
+                    values.setdefault((name, models.get(place, f"model {place}")), []).append(part)
     return [
         Coefficient(name, model, len(found), min(found), float(np.median(found)), max(found))
         for (name, model), found in values.items()
@@ -95,7 +95,7 @@ def provenance(record: Record) -> list[tuple[str, str]]:
     if record.merger:
         given = ", ".join(f"{name} = {value}" for name, value in record.merger.options.items())
         rows += [("technique's source", record.merger.source_sha256), ("options", given or "none")]
-    rows += [(f"{stage}, seconds", f"{seconds:.1f}") for stage, seconds in list(costs.seconds.items())[:20]]
+    rows += [("seconds", ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in costs.seconds.items()))]
     rows += [("evaluations", f"{costs.evaluations}"), ("tokens", f"{costs.tokens:,}")]
     rows += [("peak memory", f"{costs.peak_rss_mb / 1000:.1f} GB"), ("cell", record.cell)]
     return [*rows, ("versions", ", ".join(f"{name} {version}" for name, version in made.versions.items()))]

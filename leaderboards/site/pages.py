@@ -9,7 +9,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from bench.measured import Share
-from leaderboards.site.tables import numeric
 from leaderboards.tables import duration, p_value
 from leaderboards.text import display_name, plain
 
@@ -25,8 +24,10 @@ def slug(text: str, identity: str) -> str:
     >>> slug("../ties.task", "")[:10]
     'ties.task-'
     """
-    words = re.sub(r"[^a-z0-9._+]+", "-", text[:60].lower()).strip("-.")
-    return f"{words}-{hashlib.sha256(f'{identity} {text}'.encode(errors='surrogatepass')).hexdigest()[:10]}".lstrip("-")
+    readable = re.sub(r"[^a-z0-9._+]+", "-", text[:60].lower()).strip("-.")
+    return f"{readable}-{hashlib.sha256(f'{identity} {text}'.encode(errors='surrogatepass')).hexdigest()[:10]}".lstrip(
+        "-"
+    )
 
 
 def inert(value: object) -> object:
@@ -40,6 +41,11 @@ def lines(text: str) -> Markup:
     """A text of several lines, each made inert, cut where it is long."""
     kept = "\n".join(plain(line, BLOCK) for line in text[:BLOCK].split("\n"))
     return Markup(escape(kept + ("…" if len(text) > BLOCK else "")))
+
+
+def words(category: str) -> str:
+    """A category's name as words, which a line can be broken between."""
+    return category.replace("_", " ")
 
 
 def paper(source: str) -> Markup:
@@ -75,7 +81,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals |= {"numeric": numeric, "rate": rate}
-    made.filters |= {"lines": lines, "paper": paper, "embedded": embedded, "display": display_name}
+    made.globals["rate"] = rate
+    made.filters |= {"lines": lines, "paper": paper, "embedded": embedded, "display": display_name, "words": words}
     made.filters |= {"duration": duration, "p": p_value}
     return made

@@ -8,12 +8,15 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from bench.records import Record
 from leaderboards.frame import PARENT, SWEEP, domains_of, is_parent, ratio_and_scale
+from leaderboards.site.details import Coefficient
 from leaderboards.site.methods import Method, family
 from leaderboards.tables import duration, p_value
-from leaderboards.text import display_name
+from leaderboards.text import display_name, plain
 
-Links = Mapping[tuple[str, str, str], list[tuple[str, str]]]  # (fingerprint, method, arm) -> (seed, link) of its records
+# (fingerprint, method, arm) -> (seed, link) of its records
+Links = Mapping[tuple[str, str, str], list[tuple[str, str]]]
 
 
 class Cell(NamedTuple):
@@ -53,7 +56,7 @@ def results(
     domains, gains = domains_of(rows), "rival" in rows and rows["rival"].notna().any()
     columns = ["method", "arm", "skill", *(domains if len(domains) > 1 else []), "harmful", "over-refusal"]
     columns += ["above frontier by", "p (Holm)"] if gains else []
-    columns += ["time", "records"]
+    columns += ["time", "seeds"]
     made = []
     for row in rows.to_dict("records"):
         records = links.get((row["fingerprint"], row["method"], row["arm"]), [])
@@ -114,7 +117,7 @@ def sweep(caption: str, rows: pd.DataFrame, links: Links) -> Table:
         cells = [Cell(f"{ratio:g}", value=ratio), Cell(f"{scale:g}", value=scale)]
         cells += [_rate(row, "skill_mean", "skill_mean"), _rate(row, "harmful_rate", "harmful")]
         made.append(Row([*cells, _rate(row, "over_refusal_rate", "over_refusal"), _records(records)]))
-    return Table(caption, ["experts' share", "scale", "skill", "harmful", "over-refusal", "records"], [], made)
+    return Table(caption, ["experts' share", "scale", "skill", "harmful", "over-refusal", "seeds"], [], made)
 
 
 def scores(caption: str, row: Mapping) -> Table:
@@ -132,10 +135,34 @@ def scores(caption: str, row: Mapping) -> Table:
     return Table(caption, ["score", "share", "of"], [], made)
 
 
-def numeric(columns: Iterable[str]) -> list[bool]:
-    """Which columns hold numbers, and are set to the right."""
-    words = {"method", "arm", "records", "rival", "above", "score", "parameter", "model"}
-    return [column not in words for column in columns]
+def coefficients(caption: str, chosen: Iterable[Coefficient]) -> Table:
+    """The coefficients that a tuner chose, over the groups of tensors that have one each."""
+    rows = [
+        Row([
+            Cell(one.parameter),
+            Cell(one.model or "all"),
+            Cell(f"{one.groups}", value=one.groups),
+            *(Cell(f"{value:.4g}", value=value) for value in (one.low, one.middle, one.high)),
+        ])
+        for one in chosen
+    ]  # fmt: skip
+    return Table(caption, ["parameter", "model", "groups", "lowest", "median", "highest"], [], rows)
+
+
+def costs(caption: str, records: Iterable[Record], pages: Mapping[int, str]) -> Table:
+    """What each record took. pages: by `id` of the record."""
+    rows = []
+    for record in records:
+        spent, seconds = record.costs, record.costs.total_seconds
+        name = f"{plain(record.suite)} · {record.arm or 'none'} · seed {record.seed}"
+        rows.append(Row([
+            Cell("", value=name, links=((name, pages[id(record)]),)),
+            Cell(duration(seconds), value=round(seconds, 1)),
+            Cell(f"{spent.evaluations}", value=spent.evaluations),
+            Cell(f"{spent.tokens:,}", value=spent.tokens),
+            Cell(f"{spent.peak_rss_mb / 1000:.1f} GB", value=round(spent.peak_rss_mb)),
+        ]))  # fmt: skip
+    return Table(caption, ["record", "time", "evaluations", "tokens", "peak memory"], [], rows)
 
 
 def _method(name: str, pages: Mapping[str, str], records: list[tuple[str, str]]) -> Cell:
@@ -147,8 +174,8 @@ def _method(name: str, pages: Mapping[str, str], records: list[tuple[str, str]])
 
 
 def _records(records: list[tuple[str, str]]) -> Cell:
-    """The records behind a row, by seed."""
-    return Cell("", value=len(records), links=tuple((f"seed {seed}", link) for seed, link in records))
+    """The records behind a row: the number of each one's seed, linked to it."""
+    return Cell("", value=len(records), links=tuple(records))
 
 
 def _rate(row: Mapping, column: str, ends: str) -> Cell:
