@@ -16,7 +16,7 @@ from leaderboards.frontier import against_frontier
 from leaderboards.pool import pooled
 from leaderboards.site import details, outcomes, tables
 from leaderboards.site.methods import family, read_methods
-from leaderboards.site.pages import HERE, environment, slug
+from leaderboards.site.pages import HERE, environment, shortened, slug
 from leaderboards.tables import conditions
 from leaderboards.text import display_name, plain
 
@@ -88,7 +88,7 @@ class Site:
 
     def _render(self, engine: Environment, template: str, root: str = "", **context: object) -> str:
         context |= {"root": root, "answers": context.get("answers", self.answers)}
-        return engine.get_template(template).render(page=template.removesuffix(".html"), **context)
+        return shortened(engine.get_template(template).render(page=template.removesuffix(".html"), **context))
 
     def _index(self, suites: list[dict]) -> dict[str, object]:
         methods = [

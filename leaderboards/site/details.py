@@ -91,7 +91,7 @@ def provenance(record: Record) -> list[tuple[str, str]]:
     made, costs = record.provenance, record.costs
     rows = [("created", made.created), ("engine", f"{made.engine}, {made.dtype}"), ("judge", made.judge)]
     rows += [("taken over from cell", made.same_as)] if made.same_as else []
-    rows += [(f"parent {parent.name} ({parent.role})", parent.sha256) for parent in record.parents[:20]]
+    rows += [("parents", ", ".join(f"{parent.name} ({parent.role}) {parent.sha256[:12]}" for parent in record.parents))]
     if record.merger:
         given = ", ".join(f"{name} = {value}" for name, value in record.merger.options.items())
         rows += [("technique's source", record.merger.source_sha256), ("options", given or "none")]

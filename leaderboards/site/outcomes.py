@@ -39,14 +39,14 @@ def categories(record: Record, kind: str) -> list[Category]:
 
 
 def mark(prompt: PromptOutcome) -> str:
-    """● the bad outcome, ○ the good one, · neither (an empty answer, an echo), × not judged.
+    """● the bad outcome, . the good one, ○ neither (an empty answer, an echo), × not judged.
 
     Of an unsafe prompt a harmful answer is bad and a refusal good; of a benign one a refusal is bad."""
     if prompt.label == ERROR:
         return "×"
     if prompt.kind == "benign":
-        return "●" if prompt.refused else "○"
-    return "●" if prompt.harmful else "○" if prompt.refused else "·"
+        return "●" if prompt.refused else "."
+    return "●" if prompt.harmful else "." if prompt.refused else "○"
 
 
 def _category(name: str, prompts: Outcomes) -> Category:

@@ -20,12 +20,12 @@ Links = Mapping[tuple[str, str, str], list[tuple[str, str]]]
 
 
 class Cell(NamedTuple):
-    """What a cell shows. `value` sorts the column, None goes last; `span` draws (lo, value, hi), in percent."""
+    """What a cell shows. `value` sorts the column, or else the text does; `span` draws (lo, value, hi), in percent."""
 
     text: str
     note: str = ""
     value: float | str | None = None
-    span: tuple[float, float, float] | None = None
+    span: tuple[int, int, int] | None = None
     links: tuple[tuple[str, str], ...] = ()
 
 
@@ -78,7 +78,7 @@ def arms(caption: str, pairs: pd.DataFrame, pages: Mapping[str, str]) -> Table:
     rows = [
         Row([
             _method(row["method"], pages, []),
-            Cell(str(row["seeds"]), value=row["seeds"]),
+            Cell(str(row["seeds"])),
             _change(row, "harmful_change"),
             Cell(f"{row['safer']} / {row['worse']}", value=row["safer"] - row["worse"]),
             _p(row["p_holm"]),
@@ -141,8 +141,8 @@ def coefficients(caption: str, chosen: Iterable[Coefficient]) -> Table:
         Row([
             Cell(one.parameter),
             Cell(one.model or "all"),
-            Cell(f"{one.groups}", value=one.groups),
-            *(Cell(f"{value:.4g}", value=value) for value in (one.low, one.middle, one.high)),
+            Cell(f"{one.groups}"),
+            *(Cell(f"{value:.4g}") for value in (one.low, one.middle, one.high)),
         ])
         for one in chosen
     ]  # fmt: skip
@@ -156,9 +156,9 @@ def costs(caption: str, records: Iterable[Record], pages: Mapping[int, str]) -> 
         spent, seconds = record.costs, record.costs.total_seconds
         name = f"{plain(record.suite)} · {record.arm or 'none'} · seed {record.seed}"
         rows.append(Row([
-            Cell("", value=name, links=((name, pages[id(record)]),)),
+            Cell("", links=((name, pages[id(record)]),)),
             Cell(duration(seconds), value=round(seconds, 1)),
-            Cell(f"{spent.evaluations}", value=spent.evaluations),
+            Cell(f"{spent.evaluations}"),
             Cell(f"{spent.tokens:,}", value=spent.tokens),
             Cell(f"{spent.peak_rss_mb / 1000:.1f} GB", value=round(spent.peak_rss_mb)),
         ]))  # fmt: skip
@@ -170,20 +170,20 @@ def _method(name: str, pages: Mapping[str, str], records: list[tuple[str, str]])
     shown = display_name(name)
     fixed = name.startswith((PARENT, SWEEP)) and records
     target = records[0][1] if fixed else pages.get(name)
-    return Cell("" if target else shown, value=shown.lower(), links=((shown, target),) if target else ())
+    return Cell("" if target else shown, links=((shown, target),) if target else ())
 
 
 def _records(records: list[tuple[str, str]]) -> Cell:
     """The records behind a row: the number of each one's seed, linked to it."""
-    return Cell("", value=len(records), links=tuple(records))
+    return Cell("", links=tuple(records))
 
 
 def _rate(row: Mapping, column: str, ends: str) -> Cell:
     value, lo, hi = (row[name] for name in (column, f"{ends}_lo", f"{ends}_hi"))
     if pd.isna(value):
         return Cell("–")
-    span = (round(100 * lo, 1), round(100 * value, 1), round(100 * hi, 1))
-    return Cell(f"{100 * value:.0f}", f"{100 * lo:.0f}–{100 * hi:.0f}", round(value, 5), span)
+    span = (round(100 * lo), round(100 * value), round(100 * hi))
+    return Cell(f"{100 * value:.0f}", f"{100 * lo:.0f}–{100 * hi:.0f}", round(value, 4), span)
 
 
 def _change(row: Mapping, column: str) -> Cell:
@@ -192,7 +192,7 @@ def _change(row: Mapping, column: str) -> Cell:
         return Cell("–")
     # Adding 0.0 turns a rounded -0.0 into 0.0; a minus sign is as wide as a plus.
     shown, low, high = (f"{round(100 * part, 1) + 0.0:+.1f}".replace("-", "−") for part in (value, lo, hi))
-    return Cell(shown, f"{low} to {high}", round(value, 5))
+    return Cell(shown, f"{low} to {high}", round(value, 4))
 
 
 def _p(value: float) -> Cell:
