@@ -4,7 +4,6 @@ Where axe-core is there (`npm install axe-core`, or MERGESAFE_AXE names its axe.
 """
 
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,12 +47,16 @@ def context(browser: "sync_api.Browser") -> Iterator["sync_api.BrowserContext"]:
         if not asked.url.startswith(("file:", "data:")):
             wrong.append(f"request: {asked.url}")
 
+    def failed(asked: "sync_api.Request") -> None:
+        if asked.failure != "net::ERR_ABORTED":  # the reader went on before the figure was there
+            wrong.append(f"failed: {asked.url}: {asked.failure}")
+
     def dialog(opened: "sync_api.Dialog") -> None:
         wrong.append(f"dialog: {opened.message}")
         opened.dismiss()
 
     context.on("request", request)
-    context.on("requestfailed", lambda asked: wrong.append(f"failed: {asked.url}"))
+    context.on("requestfailed", failed)
     context.on("console", lambda message: wrong.append(f"console: {message.text}"))
     context.on("weberror", lambda error: wrong.append(f"error: {error.error}"))
     context.on("dialog", dialog)
@@ -73,7 +76,7 @@ def of_kind(site: Path, kind: str) -> str:
     return sorted(site.glob(kind))[0].as_uri()
 
 
-def shown(page: "sync_api.Page") -> list[tuple[str, str]]:
+def shown(page: "sync_api.Page") -> list[list[str]]:
     """Technique and arm of every row of merges that is seen."""
     rows = page.locator("section.suite tbody.rows > tr:visible")
     return rows.evaluate_all("rows => rows.map(row => [row.dataset.method, row.dataset.arm])")
@@ -104,15 +107,15 @@ def test_tables_are_filtered_by_conditions_arm_family_and_name(page: "sync_api.P
     everything = shown(page)
     assert len(everything) == 8
     page.get_by_label("Arm").select_option("task")
-    assert shown(page) == [("ties", "task"), ("ties", "task")]
+    assert shown(page) == [["ties", "task"], ["ties", "task"]]
     assert page.locator("#filters output").inner_text() == "2 of 8 rows"
     page.get_by_label("Arm").select_option("")
     page.get_by_label("Family").select_option("weights")
-    assert shown(page) == [("linear", "none")]
+    assert shown(page) == [["linear", "none"]]
     page.get_by_label("Family").select_option("")
-    page.get_by_label("Technique").fill("MIN")
-    assert shown(page) == [("mine", "none")]
-    page.get_by_label("Technique").fill("")
+    page.get_by_role("searchbox").fill("MIN")
+    assert shown(page) == [["mine", "none"]]
+    page.get_by_role("searchbox").fill("")
     page.get_by_label("Conditions").select_option(index=2)
     assert page.locator("section.suite:visible h2").inner_text().startswith("other")
     assert len(shown(page)) == 3
@@ -126,10 +129,10 @@ def test_a_reader_finds_the_way_from_the_table_to_a_comparison(page: "sync_api.P
     page.get_by_role("link", name="Compare with").click()
     names = page.locator("#pair select").evaluate_all("all => all.map(one => one.selectedOptions[0].text)")
     assert names == ["ties · none · seed 0", "ties · task+safety · seed 0"]
-    page.get_by_label("B").select_option(label="linear · none · seed 0")
+    page.locator("select[name=b]").select_option(label="linear · none · seed 0")
     assert "b=smol.linear.none" in page.url
     page.reload()
-    assert page.get_by_label("B").locator("option:checked").inner_text() == "linear · none · seed 0"
+    assert page.locator("select[name=b]").locator("option:checked").inner_text() == "linear · none · seed 0"
     page.get_by_role("navigation").get_by_role("link", name="Leaderboard").click()
     page.get_by_role("link", name="smol", exact=True).first.click()
     assert page.locator("h1").inner_text().startswith("smol")
@@ -137,14 +140,14 @@ def test_a_reader_finds_the_way_from_the_table_to_a_comparison(page: "sync_api.P
 
 def test_the_comparison_is_the_paired_test_of_the_tables(page: "sync_api.Page") -> None:
     page.get_by_role("link", name="Compare").click()
-    page.get_by_label("A").select_option(label="ties · task · seed 0")
-    page.get_by_label("B").select_option(label="ties · task+safety · seed 0")
+    page.locator("select[name=a]").select_option(label="ties · task · seed 0")
+    page.locator("select[name=b]").select_option(label="ties · task+safety · seed 0")
     before, after = make_record("ties", "task", harmful=1.0), make_record("ties", "task+safety", harmful=0.1)
     flags = [[prompt.harmful for prompt in record.prompts if prompt.kind == "unsafe"] for record in (before, after)]
     expected = paired_exact(*flags)
     cells = page.locator("#pair-table tbody tr").first.locator("td").all_inner_texts()
     assert cells == ["100.0", "10.0", "−90.0", str(expected.lost), str(expected.gained), "< 0.001"]
-    assert page.get_by_label("B").locator("option").count() == 13  # of the same conditions alone
+    assert page.locator("select[name=b]").locator("option").count() == 13  # of the same conditions alone
 
 
 def test_the_exact_test_in_the_browser_is_that_of_scipy(page: "sync_api.Page") -> None:
@@ -217,4 +220,3 @@ def test_hostile_records_do_nothing_in_a_browser(context: "sync_api.BrowserConte
         page.goto(path.as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") <= 375, path.name
         assert page.locator("img[src=x], body script:not([type='application/json'])").count() == 0
-    assert re.search(r"seed 0", page.title())

@@ -213,9 +213,9 @@ function startCompare() {
     if (among.some((record) => record.id === chosen)) select.value = chosen;
   };
   const refill = () => {
-    const among = records.filter((record) => record.suite === byId.get(first.value).suite);
+    const record = byId.get(first.value), among = records.filter((other) => other.suite === record.suite);
     fill(second, among);
-    if (second.value === first.value && among.length > 1) second.value = partner(byId.get(first.value), among).id;
+    if (second.value === record.id) second.value = partner(record, among).id;
   };
   const show = () => {
     const [a, b] = [byId.get(first.value), byId.get(second.value)];
@@ -225,7 +225,8 @@ function startCompare() {
     const asked = new URLSearchParams(location.hash.slice(1));
     if (byId.has(asked.get("a"))) first.value = asked.get("a");
     refill();
-    if ([...second.options].some((option) => option.value === asked.get("b"))) second.value = asked.get("b");
+    const there = [...second.options].map((option) => byId.get(option.value));
+    second.value = (there.find((record) => record.id === asked.get("b")) || partner(byId.get(first.value), there)).id;
     show();
   };
   fill(first, records);
@@ -243,7 +244,7 @@ function startCompare() {
 function partner(record, among) {
   const title = (one) => one.name.split(" · ")[0];
   const others = among.filter((other) => other.id !== record.id);
-  return others.findLast((other) => title(other) === title(record)) || others[0];
+  return others.findLast((other) => title(other) === title(record)) || others[0] || record;
 }
 
 addEventListener("DOMContentLoaded", () => {
