@@ -2,11 +2,11 @@
 
     records -> frame                    -> leaderboard.csv                     one row a record
             -> pooled, against_frontier -> leaderboard.md, the terminal, plots one row a method x arm, seeds pooled
-            -> site/, the package              -> site/index.html, a page per technique, conditions and record
+            -> leaderboards.site                -> site/index.html and its pages
 
     from leaderboards.build import build_leaderboard
     table = build_leaderboard(Path("results"))       # the DataFrame behind every output
 
-Rows are compared only within a suite's fingerprint. Names are made inert, and no model answer
-reaches any output, unless a site is asked to show them.
+Rows are compared only within a suite's fingerprint. Names are made inert. No model answer reaches
+any output but a site that is asked to show them.
 """

@@ -128,7 +128,7 @@ def test_every_page_forbids_what_it_does_not_need(pages: dict[str, Page]) -> Non
 
 
 def test_tables_never_mix_conditions(pages: dict[str, Page]) -> None:
-    rows = [attributes for tag, attributes in pages["index.html"].elements if tag in ("section", "tr")]
+    rows = [attributes for tag, attributes in pages["index.html"].elements if tag in ("section", "th")]
     sections = {}
     for attributes in rows:
         if "suite" in (attributes.get("class") or ""):

@@ -79,7 +79,7 @@ function startFilters() {
     for (const section of document.querySelectorAll("section.suite")) {
       section.hidden = Boolean(wanted.suite) && section.id !== wanted.suite;
       for (const row of section.querySelectorAll("tbody.rows > tr")) {
-        const { method, arm, family } = row.dataset;
+        const { method, arm, family } = row.cells[0].dataset;
         row.hidden = (wanted.arm && arm !== wanted.arm) || (wanted.family && family !== wanted.family) ||
           !method.toLowerCase().includes(part);
         all += 1;
