@@ -103,12 +103,12 @@ def ablate(
 @app.command()
 def leaderboard(out: OUT = Path("results")) -> None:
     """Make tables, plots and site again from the records under OUT, or else the published ones, and print the table."""
-    from leaderboards.build import build_leaderboard, records_to_show
+    from leaderboards.build import board_of, build_leaderboard, records_to_show
     from leaderboards.site.build import build_site
 
-    records = records_to_show(out)
-    _show(build_leaderboard(out, records=records), out)
-    _show_site(build_site(records, out / "site"))
+    board = board_of(records_to_show(out))
+    _show(build_leaderboard(out, board=board), out)
+    _show_site(build_site(board, out / "site"))
 
 
 @app.command()
@@ -120,10 +120,10 @@ def site(
     ] = False,
 ) -> None:
     """Build a static site from records: tables, plots, a page per technique, conditions and record, a comparison."""
-    from leaderboards.build import records_below
+    from leaderboards.build import board_of, records_below
     from leaderboards.site.build import build_site
 
-    _show_site(build_site(records_below(records), out, answers))
+    _show_site(build_site(board_of(records_below(records)), out, answers))
 
 
 class Kind(StrEnum):

@@ -6,6 +6,7 @@ OUT/records/*.json -> OUT/leaderboard.csv, OUT/leaderboard.md, OUT/plots/{fronti
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -37,32 +38,46 @@ def records_to_show(out: Path) -> list[Record]:
     return read_records(out) if ours else records_below(PUBLISHED)
 
 
-def build_leaderboard(
-    out: Path, fingerprint: str | None = None, records: Sequence[Record] | None = None
-) -> pd.DataFrame:
+class Board(NamedTuple):
+    """Records and what is computed of them, once for all outputs: `table` has a row a record, `rows` one a method x arm
+    (`leaderboards.pool.pooled`), both with the gains over the scalar-ratio frontier where there is one; `arms` compares
+    those of each method."""
+
+    records: list[Record]
+    table: pd.DataFrame
+    rows: pd.DataFrame
+    arms: pd.DataFrame
+
+
+def board_of(records: list[Record]) -> Board:
+    """Aggregate records. Raises BenchError where one contradicts itself or does not fit the others."""
+    gains = against_frontier(records)
+    table, rows = (_with_gains(made, gains) for made in (frame(records), pooled(records)))
+    return Board(records, table, rows, compare_arms(records))
+
+
+def build_leaderboard(out: Path, fingerprint: str | None = None, board: Board | None = None) -> pd.DataFrame:
     """Write the tables of every fingerprint and the plots of one, and return the table of all: one row per method x
     arm (`leaderboards.pool.pooled`), with the gains over the scalar-ratio frontier where there is one.
 
     leaderboard.csv has one row a record instead, each with its method's gains. plots/trace.png is there only where a
-    tuner left a trace. fingerprint: the one to plot, or its first characters; the newest where None. records: those
-    under `out/records/` where None. Raises BenchError when there are no records, when one contradicts itself, when no
-    or several fingerprints match, or when a file cannot be written."""
-    records = read_records(out) if records is None else records
-    gains = against_frontier(records)
-    table = with_gains(pooled(records), gains)
-    rows = choose(table, fingerprint)
+    tuner left a trace. fingerprint: the one to plot, or its first characters; the newest where None. board: of the
+    records under `out/records/` where None. Raises BenchError when there are no records, when one contradicts itself,
+    when no or several fingerprints match, or when a file cannot be written."""
+    board = board or board_of(read_records(out))
+    rows = choose(board.rows, fingerprint)
     outputs = {
-        "leaderboard.csv": to_csv(with_gains(frame(records), gains)),
-        "leaderboard.md": to_markdown(table, compare_arms(records)),
+        "leaderboard.csv": to_csv(board.table),
+        "leaderboard.md": to_markdown(board.rows, board.arms),
         "plots/frontier.png": plots.frontier(rows),
         "plots/skill.png": plots.skill(without_sweep(rows)),
     }
-    traced = [r for r in records if r.fingerprint == rows["fingerprint"][0] and r.tuning and r.tuning.trace]
+    traced = [r for r in board.records if r.fingerprint == rows["fingerprint"][0] and r.tuning and r.tuning.trace]
     if traced:
         outputs["plots/trace.png"] = traces.trace(traced)
     for name, content in outputs.items():
         write_atomically(out / name, content)
-    return table
+    return board.rows
 
 
 def build_ablation(
@@ -94,7 +109,7 @@ def _number(value: str) -> float | str:
         return value
 
 
-def with_gains(table: pd.DataFrame, gains: pd.DataFrame) -> pd.DataFrame:
+def _with_gains(table: pd.DataFrame, gains: pd.DataFrame) -> pd.DataFrame:
     """The table with the columns of `against_frontier`, empty for rows that have no gain; as it is without gains."""
     if not len(gains):
         return table

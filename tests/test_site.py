@@ -12,7 +12,7 @@ from test_leaderboard import HOSTILE, changed, make_record, parent_records, stor
 
 from bench.errors import BenchError
 from bench.records import Record
-from leaderboards.build import build_leaderboard, records_below, records_to_show
+from leaderboards.build import board_of, build_leaderboard, records_below, records_to_show
 from leaderboards.site import details, outcomes
 from leaderboards.site.build import build_site
 from leaderboards.site.methods import family, read_methods
@@ -21,6 +21,11 @@ from merges.registry import load_all
 
 ROOT = Path(__file__).parents[1]
 OTHER = "bb" * 32
+
+
+def built(records: list[Record], out: Path, answers: bool = False) -> Path:
+    """The first page of their site."""
+    return build_site(board_of(records), out, answers)
 
 
 def ordinary() -> list[Record]:
@@ -81,7 +86,7 @@ def read(out: Path) -> dict[str, Page]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_site(ordinary(), tmp_path_factory.mktemp("site")).parent
+    return built(ordinary(), tmp_path_factory.mktemp("site")).parent
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +178,7 @@ def test_a_record_shows_where_it_comes_from_how_to_make_it_again_and_no_answer(p
 
 
 def test_answers_are_shown_when_asked_for_and_then_behind_a_click_and_as_text(tmp_path: Path) -> None:
-    build_site([make_record()], tmp_path, answers=True)
+    built([make_record()], tmp_path, answers=True)
     (path,) = (tmp_path / "records").glob("*.html")
     source = path.read_text()
     assert source.count('<pre tabindex="0">SECRET-ANSWER &lt;b&gt;of a model&lt;/b&gt;</pre>') == 40
@@ -217,14 +222,14 @@ NASTY = {
 def usual(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, ...]]:
     """The elements, with the names of their attributes, of pages with answers whose records say nothing nasty."""
     out = tmp_path_factory.mktemp("usual")
-    build_site([*parent_records()[:2], *three_arms("mine")], out, answers=True)
+    built([*parent_records()[:2], *three_arms("mine")], out, answers=True)
     return {(tag, *sorted(attributes)) for page in read(out).values() for tag, attributes in page.elements}
 
 
 @pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
 def test_hostile_text_is_inert_on_every_page(text: str, usual: set[tuple[str, ...]], tmp_path: Path) -> None:
     records = [hostile_record(record, text) for record in (*parent_records()[:2], *three_arms("mine"))]
-    build_site(records, tmp_path / "site", answers=True)
+    built(records, tmp_path / "site", answers=True)
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
     for path in (tmp_path / "site").rglob("*.*"):
         assert re.fullmatch(r"[a-z0-9._+-]{1,120}", path.name)
@@ -245,6 +250,13 @@ def test_no_command_holds_a_name_that_a_shell_could_mistake() -> None:
     assert details.command(make_record("sweep:0.5", "none")).startswith(
         "python -m bench run --suite smol --method linear"
     )
+
+
+def test_records_that_claim_the_same_cell_keep_their_own_pages_and_scores(tmp_path: Path) -> None:
+    records = [make_record("linear", "none", harmful=0.9), make_record("ties", "none", harmful=0.1)]
+    built([changed(record, cell="c" * 64) for record in records], tmp_path)
+    pages = read(tmp_path)
+    assert "90 70–97" in one(pages, "records/smol.linear").text and "10 3–30" in one(pages, "records/smol.ties").text
 
 
 def test_conditions_of_any_shape_become_few_lines() -> None:
@@ -268,9 +280,9 @@ def test_text_is_made_inert_in_one_place() -> None:
 
 
 def test_the_same_records_give_the_same_bytes_and_pages_of_gone_records_go(tmp_path: Path) -> None:
-    build_site(three_arms("ties"), tmp_path / "a")
-    build_site([*three_arms("ties"), make_record("linear", "none")], tmp_path / "b")
-    build_site(three_arms("ties"), tmp_path / "b")
+    built(three_arms("ties"), tmp_path / "a")
+    built([*three_arms("ties"), make_record("linear", "none")], tmp_path / "b")
+    built(three_arms("ties"), tmp_path / "b")
     first, second = (
         {p.relative_to(o): p.read_bytes() for p in o.rglob("*.*")} for o in (tmp_path / "a", tmp_path / "b")
     )
@@ -280,7 +292,7 @@ def test_the_same_records_give_the_same_bytes_and_pages_of_gone_records_go(tmp_p
 @pytest.mark.slow
 def test_a_hundred_records_take_less_than_a_megabyte_without_images(tmp_path: Path) -> None:
     records = [make_record(f"method{i}", arm, n=140) for i in range(33) for arm in ("none", "task", "task+safety")]
-    build_site(records, tmp_path)
+    built(records, tmp_path)
     sizes = [path.stat().st_size for path in tmp_path.rglob("*.*") if path.parent.name != "plots" and path.is_file()]
     assert len(sizes) > 130 and sum(sizes) < 1_000_000
 
@@ -303,7 +315,7 @@ def test_published_records_are_shown_where_there_are_none_of_our_own(tmp_path: P
         records_to_show(tmp_path / "out")
     store(tmp_path / "published" / "smol", three_arms("ties"))
     assert len(records_to_show(tmp_path / "out")) == 3
-    assert len(build_leaderboard(tmp_path / "out", records=records_to_show(tmp_path / "out"))) == 3
+    assert len(build_leaderboard(tmp_path / "out", board=board_of(records_to_show(tmp_path / "out")))) == 3
     store(tmp_path / "out", [make_record()])
     assert len(records_to_show(tmp_path / "out")) == 1
     with pytest.raises(BenchError, match="no records in"):

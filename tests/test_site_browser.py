@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 from test_leaderboard import make_record
-from test_site import NASTY, hostile_record, ordinary, parent_records, three_arms
+from test_site import NASTY, built, hostile_record, ordinary, parent_records, three_arms
 
-from leaderboards.site.build import build_site
 from leaderboards.stats import paired_exact
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[browser]'")
@@ -27,7 +26,7 @@ KINDS = ("index.html", "compare.html", "methods/ties*", "suites/smol*", "records
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_site(ordinary(), tmp_path_factory.mktemp("site")).parent
+    return built(ordinary(), tmp_path_factory.mktemp("site")).parent
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +212,7 @@ def test_axe_finds_nothing(page: "sync_api.Page", site: Path, kind: str, scheme:
 @pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
 def test_hostile_records_do_nothing_in_a_browser(context: "sync_api.BrowserContext", text: str, tmp_path: Path) -> None:
     records = [hostile_record(record, text) for record in (*parent_records()[:2], *three_arms("mine"))]
-    build_site(records, tmp_path, answers=True)
+    built(records, tmp_path, answers=True)
     page = context.new_page()
     page.set_viewport_size({"width": 375, "height": 800})
     for path in sorted(tmp_path.rglob("*.html")):

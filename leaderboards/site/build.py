@@ -1,6 +1,5 @@
 """`build_site`: records -> a folder of pages, and nothing else; no model or engine is needed."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -9,11 +8,8 @@ from jinja2 import Environment
 from bench import measured
 from bench.records import Record, write_atomically
 from leaderboards import plots, traces
-from leaderboards.arms import compare_arms
-from leaderboards.build import with_gains
-from leaderboards.frame import ARMS, PARENT, SWEEP, by_fingerprint, frame, is_sweep, newest, without_sweep
-from leaderboards.frontier import against_frontier
-from leaderboards.pool import pooled
+from leaderboards.build import Board
+from leaderboards.frame import ARMS, PARENT, SWEEP, by_fingerprint, is_sweep, newest, without_sweep
 from leaderboards.site import details, outcomes, tables
 from leaderboards.site.methods import family, read_methods
 from leaderboards.site.pages import HERE, environment, shortened, slug
@@ -24,16 +20,16 @@ COSTS = "What each run took: evaluations are candidates whose loss was measured,
 FRONTIER = "Skill against harmful-output rate, the same numbers as in the table: up is skilled, left is safe."
 SKILL = "Skill per domain with 95 % intervals, the same numbers as in the table."
 TRACE = "Lowest loss so far against tokens forwarded, by technique: what a search costs."
+KEY = ("fingerprint", "method", "arm", "seed")
 FOLDERS = ("methods", "suites", "records")
 
 
-def build_site(records: Iterable[Record], out: Path, answers: bool = False) -> Path:
+def build_site(board: Board, out: Path, answers: bool = False) -> Path:
     """Write the site of some records under a folder, and return its first page.
 
     answers: put models' answers to prompts on the pages of records, each behind a click. Pages of an earlier build
-    whose record is gone are deleted. Raises BenchError where a record contradicts itself or does not fit the others
-    (`leaderboards.frame.frame`)."""
-    pages = Site(records, answers).pages()
+    whose record is gone are deleted. Raises BenchError when a file cannot be written."""
+    pages = Site(board, answers).pages()
     for name, content in pages.items():
         write_atomically(out / name, content)
     for folder in FOLDERS:
@@ -46,12 +42,9 @@ def build_site(records: Iterable[Record], out: Path, answers: bool = False) -> P
 class Site:
     """What the pages have in common: the tables behind them, and where each page lies."""
 
-    def __init__(self, records: Iterable[Record], answers: bool = False) -> None:
-        self.records, self.superseded = newest(records)
-        self.answers = answers
-        self.table = frame(self.records)
-        self.rows = with_gains(pooled(self.records), against_frontier(self.records))
-        self.arms = compare_arms(self.records)
+    def __init__(self, board: Board, answers: bool = False) -> None:
+        self.board, self.answers = board, answers
+        self.records, self.superseded = newest(board.records)
         self.known = read_methods()
         self.by_print: dict[str, list[Record]] = {}
         for record in self.records:
@@ -68,7 +61,7 @@ class Site:
         """Every file of the site by its path from the root."""
         made: dict[str, str | bytes] = {name: (HERE / "assets" / name).read_bytes() for name in ("site.css", "site.js")}
         suites = []
-        for fingerprint, rows in by_fingerprint(self.rows):
+        for fingerprint, rows in by_fingerprint(self.board.rows):
             suite = self._suite(fingerprint, rows)
             made |= suite.pop("files")
             suites.append(suite)
@@ -80,9 +73,14 @@ class Site:
             made[suite["page"]] = self._render(engine, "suite.html", "../", suite=suite)
         for name, page in self.method_pages.items():
             made[page] = self._render(engine, "method.html", "../", **self._method(name, places))
-        scored = {row["cell"]: row for row in self.table.to_dict("records")}
+        # Not by cell: a record's author may have written any.
+        scored = {tuple(row[name] for name in KEY): row for row in self.board.table.to_dict("records")}
         for record in self.records:
-            details = self._record(record, scored[record.cell], places[record.fingerprint])
+            details = self._record(
+                record,
+                scored[record.fingerprint, record.method, record.arm or "", record.seed],
+                places[record.fingerprint],
+            )
             made[self.record_pages[id(record)]] = self._render(engine, "record.html", "../", **details)
         return made
 
@@ -99,7 +97,7 @@ class Site:
             "counts": {"records": len(self.records), "methods": len(methods)},
             "suites": suites,
             "superseded": self.superseded,
-            "arms": [arm for arm in ARMS if (self.rows["arm"] == arm).any()],
+            "arms": [arm for arm in ARMS if (self.board.rows["arm"] == arm).any()],
             "families": sorted({method["family"] for method in methods}),
             "methods": sorted(methods, key=lambda method: method["title"].lower()),
         }
@@ -110,7 +108,7 @@ class Site:
         first, name = max(records, key=lambda record: record.provenance.created), rows["suite"][0]
         key = slug(name, fingerprint)
         main, swept = without_sweep(rows), rows[is_sweep(rows)]
-        pairs = self.arms[self.arms["fingerprint"] == fingerprint]
+        pairs = self.board.arms[self.board.arms["fingerprint"] == fingerprint]
         gained = "rival" in rows and rows["rival"].notna().any()
         figures, files = draw(f"plots/{key}", rows, records)
         caption = f"Results under conditions {plain(fingerprint[:8])}, percent with 95 % intervals"
@@ -148,7 +146,7 @@ class Site:
                     rows, self.links, {}, self.known,
                 ),
             }
-            for fingerprint, rows in by_fingerprint(self.rows[self.rows["method"] == name])
+            for fingerprint, rows in by_fingerprint(self.board.rows[self.board.rows["method"] == name])
         ]  # fmt: skip
         return {
             "name": name,
@@ -216,7 +214,7 @@ class Site:
 def record_id(record: Record) -> str:
     """What a record's page is called, without its ending."""
     name = f"{record.suite[:20]}.{display_name(record.method)[:30]}.{record.arm or 'parent'}.seed{record.seed}"
-    return slug(name, f"{record.fingerprint} {record.cell} {record.method}")
+    return slug(name, record.fingerprint, record.cell, record.method)
 
 
 def label(record: Record) -> str:

@@ -19,16 +19,15 @@ _OPTIONAL = re.compile(r"\s*</(?:td|th|tr|tbody|thead|dt|dd|li|option)>\s*")
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
 
-def slug(text: str, identity: str) -> str:
-    """A file name without its ending: readable, lower-case, and told apart by a hash over `identity` and `text`.
+def slug(text: str, *identity: str) -> str:
+    """A file name without its ending: readable, lower-case, and told apart by a hash over all that is given.
 
-    >>> slug("../ties.task", "")[:10]
+    >>> slug("../ties.task", "method")[:10]
     'ties.task-'
     """
     readable = re.sub(r"[^a-z0-9._+]+", "-", text[:60].lower()).strip("-.")
-    return f"{readable}-{hashlib.sha256(f'{identity} {text}'.encode(errors='surrogatepass')).hexdigest()[:10]}".lstrip(
-        "-"
-    )
+    digest = hashlib.sha256(ascii((text, *identity)).encode()).hexdigest()
+    return f"{readable}-{digest[:10]}".lstrip("-")
 
 
 def inert(value: object) -> object:
