@@ -76,12 +76,9 @@ class Site:
         # Not by cell: a record's author may have written any.
         scored = {tuple(row[name] for name in KEY): row for row in self.board.table.to_dict("records")}
         for record in self.records:
-            details = self._record(
-                record,
-                scored[record.fingerprint, record.method, record.arm or "", record.seed],
-                places[record.fingerprint],
-            )
-            made[self.record_pages[id(record)]] = self._render(engine, "record.html", "../", **details)
+            row = scored[record.fingerprint, record.method, record.arm or "", record.seed]
+            shown = self._record(record, row, places[record.fingerprint])
+            made[self.record_pages[id(record)]] = self._render(engine, "record.html", "../", **shown)
         return made
 
     def _render(self, engine: Environment, template: str, root: str = "", **context: object) -> str:
