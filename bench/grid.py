@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from bench.checkpoints import AnyCheckpoint, RetokenizedCheckpoint
-from bench.skill import data_files, task_files
+from bench.skill import task_sources
 from bench.suite import Arm, JudgeOptions, Suite
 from merges import tuners
 from merges.registry import Merger, Needs, Option, find
@@ -63,11 +63,9 @@ def conditions(suite: Suite, parents: Mapping[str, AnyCheckpoint]) -> dict[str, 
         plain["parents"][name] = {"role": suite.parents[name].role, "sha256": checkpoint.sha256}
         if isinstance(checkpoint, RetokenizedCheckpoint):
             plain["parents"][name]["vocabulary"] = {"matched": checkpoint.matched, "rows": checkpoint.rows}
-    tasks = task_files(suite.skill.include)
-    del plain["skill"]["include"]
+    plain["skill"].pop("include", None)
     for domain, spec in suite.skill.domains.items():
-        if spec.task in tasks:
-            files = [tasks[spec.task], *data_files(tasks[spec.task])]
+        if files := task_sources(spec.task, suite.skill.include):
             plain["skill"]["domains"][domain]["files"] = [_file(path) for path in files]
     return plain
 

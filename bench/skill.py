@@ -1,6 +1,8 @@
 """Domain skill: lm-eval tasks on the live engine.
 
-Tasks found in the suite's `include` folder are read from there (YAML + JSONL, no hub); any other name is lm-eval's own.
+Tasks found in the suite's `include` folder are read from there; any other name is lm-eval's own. A file there is what
+lm-eval reads anywhere, a task or a group of them, with `include` and `!function`; its `data_files` are relative to it, so
+that a task reads local data and no hub. Functions run with the rights of whoever runs the suite.
 """
 
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ import yaml
 from lm_eval import simple_evaluate
 from lm_eval.api.model import TemplateLM
 from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
 
 from bench.engines.base import Engine, Tokens
 from bench.errors import BenchError
@@ -34,19 +37,22 @@ def measure_skill(engine: Engine, spec: SkillSpec) -> tuple[dict[str, Skill], li
 
 
 def find_task(name: str, include: Path | None) -> str | dict[str, Any]:
-    """What lm-eval needs to load a task: its config with absolute data files, or its name in lm-eval's own index.
+    """What lm-eval needs to load a task or group: its config with absolute data files, or its name in lm-eval's own
+    index. Members of a group in the folder are found in the same way.
 
-    Raises BenchError when neither the folder nor lm-eval knows it.
+    Raises BenchError when neither the folder nor lm-eval knows it, or a file of it cannot be used.
     """
     local = task_files(include)
     if name in local:
-        config = yaml.safe_load(local[name].read_text(encoding="utf-8"))
         for path in data_files(local[name]):
             if not path.is_file():
                 raise BenchError(f"the task {name} wants the data file {path}, which is not there")
+        config = _read(local[name], functions=True)
         kwargs = config.get("dataset_kwargs", {})
         if files := kwargs.get("data_files"):
             kwargs["data_files"] = {split: str((local[name].parent / file).resolve()) for split, file in files.items()}
+        if "group" in config:
+            config["task"] = [find_task(m, include) if isinstance(m, str) else m for m in config["task"]]
         return config
     known = _task_manager().task_index
     if name not in known:
@@ -62,7 +68,7 @@ def task_questions(name: str, include: Path | None) -> list[str]:
     task = find_task(name, include)
     with _offline():
         try:
-            loaded = _task_manager(defaults=isinstance(task, str)).load([task])["tasks"].values()
+            loaded = _manager_of(task).load([_loadable(task)])["tasks"].values()
         except (OSError, ValueError) as error:  # what `datasets` raises for data that is neither cached nor local
             raise BenchError(f"the data of the task {name} is not on disk ({error})") from error
     return [_question(one.doc_to_text(doc), doc) for one in loaded for doc in one.eval_docs]
@@ -88,26 +94,69 @@ def _offline() -> Iterator[None]:
 
 
 def task_files(include: Path | None) -> dict[str, Path]:
-    """The task files of a suite's `include` folder by task name."""
+    """The files of a suite's `include` folder by the name of the task or group in them."""
     if include is None:
         return {}
     if not include.is_dir():
         raise BenchError(f"skill.include: there is no folder {include}")
     found = {}
     for path in sorted(include.glob("*.yaml")):
-        try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise BenchError(f"cannot read the task file {path}: {' '.join(str(error).split())}") from error
-        if isinstance(config, dict) and "task" in config:
-            found[str(config["task"])] = path
+        config = _read(path)
+        if name := config.get("group", config.get("task")):
+            found[str(name)] = path
     return found
 
 
 def data_files(task_file: Path) -> list[Path]:
     """The local data files that a task file names."""
-    files = yaml.safe_load(task_file.read_text(encoding="utf-8")).get("dataset_kwargs", {}).get("data_files", {})
+    files = _read(task_file).get("dataset_kwargs", {}).get("data_files", {})
     return [(task_file.parent / file).resolve() for file in files.values()]
+
+
+def task_sources(name: str, include: Path | None) -> list[Path]:
+    """Every local file that can change the score of a task: its own, what that includes, the modules of its functions,
+    its data, and those of a group's members. Nothing for a task of lm-eval's own."""
+    local = task_files(include)
+    if name not in local:
+        return []
+    file, config = local[name], _read(local[name])
+    found = [file, *_included(file), *_modules(config), *data_files(file)]
+    members = config["task"] if "group" in config else []
+    return found + [path for member in members if isinstance(member, str) for path in task_sources(member, include)]
+
+
+def _included(file: Path) -> list[Path]:
+    given = load_yaml(file, resolve_func=False, recursive=False).get("include", [])
+    paths = [(file.parent / one).resolve() for one in (given if isinstance(given, list) else [given])]
+    return paths + [path for one in paths for path in _included(one)]
+
+
+def _modules(config: dict[str, Any]) -> list[Path]:
+    """The Python files beside a task file that its functions are from; unresolved, those are `folder/module.name`."""
+    texts = [value for value in config.values() if isinstance(value, str)]
+    modules = (Path(f"{text.rpartition('.')[0]}.py") for text in texts if "\n" not in text and Path(text).is_absolute())
+    return [path for path in dict.fromkeys(modules) if path.is_file()]
+
+
+def _read(path: Path, *, functions: bool = False) -> dict[str, Any]:
+    """A task file with what it includes. Its functions are imported, and so run, only where they are asked for."""
+    try:
+        return load_yaml(path, resolve_func=functions)
+    except (OSError, ValueError, ImportError, AttributeError, yaml.YAMLError) as error:
+        raise BenchError(f"cannot read the task file {path}: {' '.join(str(error).split())}") from error
+
+
+def _manager_of(task: str | dict[str, Any]) -> TaskManager:
+    """A task that brings its whole config needs no index of lm-eval's own, which takes seconds to build."""
+    return _task_manager(defaults=isinstance(task, str) or "group" in task)
+
+
+def _loadable(task: str | dict[str, Any]) -> Any:
+    """lm-eval loads a task from its name or config, and a group from its name or as it builds it, not from a config."""
+    if isinstance(task, str) or "group" not in task:
+        return task
+    manager = _task_manager()
+    return manager._factory._build_group(task["group"], task, None, manager.task_index)
 
 
 @cache
@@ -119,8 +168,8 @@ def _run_task(engine: Engine, domain: str, spec: DomainSpec, include: Path | Non
     task = find_task(spec.task, include)
     results = simple_evaluate(
         model=_LiveModel(engine),
-        tasks=[task],
-        task_manager=_task_manager(defaults=isinstance(task, str)),
+        tasks=[_loadable(task)],
+        task_manager=_manager_of(task),
         limit=spec.limit,
         apply_chat_template=True,
         bootstrap_iters=0,
