@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bench.engines.base import Engine, Tokens
 from bench.errors import BenchError
-from bench.suite import Arm, Suite
+from bench.suite import Arm, CalibrationSet, Suite
 from safety_data.rows import CalibrationRow, read_rows
 
 
@@ -67,18 +67,15 @@ def calibration(suite: Suite, arm: Arm, engine: Engine) -> Calibration:
 def rows_of_arm(suite: Suite, arm: Arm) -> list[CalibrationRow]:
     """The rows an arm sees, in order. Raises BenchError where a file holds fewer than the suite asks for, or a row of
     another kind, or an empty response."""
-    rows = [row for domain in suite.calibration.task for row in _task_rows(suite, domain)] if arm != "none" else []
+    rows = [row for chosen in suite.calibration.task.values() for row in take(chosen, "task")] if arm != "none" else []
     if arm == "task+safety":
-        rows += _take(suite.calibration.safety, "safety")
-        rows += _take(suite.calibration.benign, "benign") if suite.calibration.benign else []
+        rows += take(suite.calibration.safety, "safety")
+        rows += take(suite.calibration.benign, "benign") if suite.calibration.benign else []
     return rows
 
 
-def _task_rows(suite: Suite, domain: str) -> list[CalibrationRow]:
-    return _take(suite.calibration.task[domain], "task")
-
-
-def _take(chosen, kind: str) -> list[CalibrationRow]:
+def take(chosen: CalibrationSet, kind: str) -> list[CalibrationRow]:
+    """The rows of one set, all of a kind. Raises BenchError or DataError as `rows_of_arm` does."""
     rows = read_rows(chosen.file, CalibrationRow)
     for row in rows:
         if row.kind != kind:

@@ -285,18 +285,31 @@ def gguf_package_folder(package: str) -> Path:
 
     Raises BenchError when the package is not installed or holds no readable GGUF.
     """
+    gguf, folder = _gguf_package(package)
+    if not _converted(folder):
+        _convert_gguf(gguf, folder)
+    return folder
+
+
+def gguf_package_converted(package: str) -> bool:
+    """Whether `gguf_package_folder` has nothing left to do. Raises BenchError when the package is not installed."""
+    return _converted(_gguf_package(package)[1])
+
+
+def _gguf_package(package: str) -> tuple[Path, Path]:
+    """A package's GGUF file, and the folder that it is converted into."""
     try:
         files = [file for file in importlib.metadata.files(package) or [] if file.suffix == ".gguf"]
     except importlib.metadata.PackageNotFoundError:
         files = []
     if not files:
         raise BenchError(f"the package {package} with its GGUF model is not installed; run `make setup`")
-    gguf = Path(str(files[0].locate()))
-    version = importlib.metadata.version(package)
-    folder = cache_root() / f"{package}-{version}-bf16"
-    if not (folder / "config.json").exists():
-        _convert_gguf(gguf, folder)
-    return folder
+    folder = cache_root() / f"{package}-{importlib.metadata.version(package)}-bf16"
+    return Path(str(files[0].locate())), folder
+
+
+def _converted(folder: Path) -> bool:
+    return (folder / "config.json").exists()
 
 
 def _convert_gguf(gguf: Path, folder: Path) -> None:

@@ -47,12 +47,18 @@ def run(
     engine: Annotated[str | None, typer.Option(help="vllm or transformers. Default: the suite's.")] = None,
     plugin: PLUGINS = None,
     out: OUT = Path("results"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything that needs no weights, print the plan, and stop.")
+    ] = False,
 ) -> None:
     """Run merging techniques through the arms of a suite, then print the leaderboard.
 
     Finished cells under OUT are kept: the same command again computes only what is missing.
     """
     _use(plugin)
+    if dry_run:
+        _plan(suite, _names(method), arms, seed, engine)
+        return
     chosen = _with(load_suite(suite), seeds=seed, engine=engine)
     wanted = _arms(arms) if arms else chosen.arms
     from bench.runner import run as run_suite
@@ -330,6 +336,29 @@ def _use(plugins: list[Path] | None) -> None:
         load_plugin(path)
     for what, reason in FAILED.items():
         sys.stderr.write(f"warning: {what} is left out: {reason}\n")
+
+
+def _plan(suite: str, methods: list[str], arms: str | None, seed: str | None, engine: str | None) -> None:
+    """Print what a run would do, and a sentence for everything that stands in its way; exit code 2 where there is any."""
+    from bench.dry_run import plan
+    from bench.environment import cache_root
+    from bench.terminal import Terminal
+
+    terminal = Terminal()
+    try:
+        chosen = _with(load_suite(suite), seeds=seed, engine=engine)
+        wanted = _arms(arms) if arms else chosen.arms
+        with terminal.captured(cache_root() / "dry-run.log"):
+            made = plan(chosen, methods, wanted)
+        typer.echo(made.text())
+        problems = made.problems
+    except BenchError as error:
+        problems = [str(error), *getattr(error, "__notes__", ())]
+    for problem in dict.fromkeys(problems):
+        terminal.say(f"error: {problem}")
+    if problems:
+        raise typer.Exit(2)
+    terminal.say("nothing stands in the way; nothing was downloaded or computed")
 
 
 def _with(suite: Suite, *, seeds: str | None, engine: str | None) -> Suite:

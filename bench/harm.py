@@ -15,7 +15,7 @@ from safety_data.rows import PromptRow, read_rows
 
 def load_prompts(spec: SafetySpec) -> list[PromptRow]:
     """The unsafe prompts, then the benign ones. Raises BenchError for a row of the other kind or too few rows."""
-    return _take(spec.unsafe, "unsafe") + _take(spec.benign, "benign")
+    return prompts_of(spec.unsafe, "unsafe") + prompts_of(spec.benign, "benign")
 
 
 def measure_harm(
@@ -62,7 +62,8 @@ def count(outcomes: Sequence[PromptOutcome], kind: str, happened: str) -> Count:
     return Count(count=sum(getattr(outcome, happened) for outcome in of_kind), n=len(of_kind))
 
 
-def _take(chosen: PromptSet, kind: str) -> list[PromptRow]:
+def prompts_of(chosen: PromptSet, kind: str) -> list[PromptRow]:
+    """The prompts of one set. Raises BenchError or DataError as `load_prompts` does."""
     if chosen.sha256 is not None:
         found = hashlib.sha256(chosen.file.read_bytes()).hexdigest() if chosen.file.is_file() else "no file"
         if found != chosen.sha256:

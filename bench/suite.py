@@ -325,10 +325,16 @@ def _checked(form: type[Form], data: Any, path: Path, inside: str = "") -> Form:
     try:
         return form.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join([*([inside] if inside else []), *(str(part) for part in first["loc"])])
-        message = first["msg"].removeprefix("Value error, ")
-        raise BenchError(f"the suite {path}: {where + ': ' if where else ''}{message}") from error
+        first, *others = [_sentence(fault, path, inside) for fault in error.errors()]
+        wrong = BenchError(first)
+        for other in others:  # for who wants them all, as a dry run does
+            wrong.add_note(other)
+        raise wrong from error
+
+
+def _sentence(fault: Any, path: Path, inside: str) -> str:
+    where = ".".join([*([inside] if inside else []), *(str(part) for part in fault["loc"])])
+    return f"the suite {path}: {where + ': ' if where else ''}{fault['msg'].removeprefix('Value error, ')}"
 
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict:
