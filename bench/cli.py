@@ -339,7 +339,7 @@ def _use(plugins: list[Path] | None) -> None:
 
 
 def _plan(suite: str, methods: list[str], arms: str | None, seed: str | None, engine: str | None) -> None:
-    """Print what a run would do, and a sentence for everything that stands in its way; exit code 2 where there is any."""
+    """Print what a run would do, and a sentence for everything that stands in its way; then the exit code is 2."""
     from bench.dry_run import plan
     from bench.environment import cache_root
     from bench.terminal import Terminal

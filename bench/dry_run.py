@@ -16,8 +16,7 @@ from bench.plan import Plan
 from bench.runner import find_mergers
 from bench.sources import check_data, check_judges, check_parents
 from bench.suite import Arm, Suite
-from merges import tuners
-from merges.registry import Merger, find, load_all
+from merges.registry import Merger, find
 
 
 def plan(suite: Suite, methods: Sequence[str], arms: Sequence[Arm]) -> Plan:
@@ -29,8 +28,8 @@ def plan(suite: Suite, methods: Sequence[str], arms: Sequence[Arm]) -> Plan:
     check_data(suite, made, work)
     work.judges = check_judges(suite, made)
     _memory(suite, made, work)
-    if cells and work.parameters:
-        for machine in (GPU, CPU):
+    with made.noting():
+        for machine in (GPU, CPU) if work.parameters else ():
             hours = sum(estimate.seconds(suite, cell, work, machine) for cell in cells) / 3600
             made.say("time", f"about {_hours(hours)} on {machine.name}")
         made.say("assumed", estimate.ASSUMED)
@@ -40,47 +39,52 @@ def plan(suite: Suite, methods: Sequence[str], arms: Sequence[Arm]) -> Plan:
 
 def _cells(suite: Suite, methods: Sequence[str], arms: Sequence[Arm], made: Plan) -> list[Cell]:
     """The cells of the run, as `bench.runner` will make them, and lines about them by method."""
-    for check in (
-        lambda: check_engine(suite.engine.name),
-        lambda: tuners.check_options(suite.search.tuner, suite.search.options),
-        *(lambda name=name, given=given: find(name).check_options(given) for name, given in suite.methods.items()),
-    ):
-        with made.noting():
-            check()
-    if suite.engine.name == "vllm" and importlib.util.find_spec("vllm") is None:
-        made.problems.append("the engine vllm is not installed; run `make setup`, or give --engine transformers")
-    cells, mergers = [], []
-    load_all()
+    _check_options(suite, made)
+    cells: list[Cell] = []
+    with made.noting():
+        cells = [*parent_cells(suite, ""), *sweep_cells(suite, "")]
+        swept = len(cells) - len(suite.parents)
+        made.say("cells", f"{len(suite.parents)} parents" + (f", {swept} of the sweep" if swept else ""))
+    mergers: list[Merger] = []
     for name in methods:
         with made.noting():
             mergers += find_mergers([name])
-    with made.noting():
-        cells = [*parent_cells(suite, ""), *sweep_cells(suite, "")]
-        made.say("cells", f"{len(suite.parents)} parents" + (f", {len(cells) - len(suite.parents)} of the sweep" if
-                                                             suite.sweep else ""))  # fmt: skip
+    merges: list[Cell] = []
     for merger in mergers:
         with made.noting():
             mine = merge_cells(suite, "", [merger], arms)
-            if not mine:
-                raise BenchError(
-                    f"{merger.name} takes part in no arm of {', '.join(arms)}: it needs calibration data; leave it out"
-                )
-            cells += mine
-            _say_cells(suite, merger, mine, made)
+            made.say("cells", f"{merger.name}: {_by_arm(mine) or 'in no arm'}")
+            merges += mine
+    if mergers and not merges:
+        made.problems.append(
+            f"{', '.join(methods)} takes part in no arm of {', '.join(arms)}: it needs calibration data"
+        )
+    if baseless := [merger.name for merger in mergers if merger.safety and not suite.of_role("base")]:
+        made.warnings.append(f"cells of {', '.join(baseless)} will fail: the suite has no parent of role base")
+    made.say("in all", f"{len(cells) + len(merges)} cells")
+    return cells + merges
+
+
+def _check_options(suite: Suite, made: Plan) -> None:
+    """Engine, tuner and the options of methods."""
     with made.noting():
-        budget = estimate.evaluations(suite)
+        check_engine(suite.engine.name)
+        if suite.engine.name == "vllm" and importlib.util.find_spec("vllm") is None:
+            raise BenchError("the engine vllm is not installed; run `make setup`, or give --engine transformers")
+    for name, given in suite.methods.items():
+        with made.noting():
+            find(name).check_options(given)
+    with made.noting():
         groups = "each tensor" if suite.search.groups == "tensor" else f"each of {suite.search.groups} layer groups"
+        budget = estimate.evaluations(suite)
         made.say("search", f"{suite.search.tuner}: {budget} a cell with data, coefficients for {groups}")
-    made.say("in all", f"{len(cells)} cells")
-    return cells
 
 
-def _say_cells(suite: Suite, merger: Merger, cells: Sequence[Cell], made: Plan) -> None:
-    by_arm = {arm: [str(cell.seed) for cell in cells if cell.arm == arm] for arm in {c.arm: 0 for c in cells}}
-    shown = "; ".join(f"{arm}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" for arm, seeds in by_arm.items())
-    made.say("cells", f"{merger.name}: {shown}")
-    if merger.safety and not suite.of_role("base"):
-        made.warnings.append(f"{merger.name} needs a parent of role base, which the suite has not: its cells will fail")
+def _by_arm(cells: Sequence[Cell]) -> str:
+    seeds: dict[Arm, list[str]] = {}
+    for cell in cells:
+        seeds.setdefault(cell.arm, []).append(str(cell.seed))
+    return "; ".join(f"{arm}, seed{'s' * (len(of) > 1)} {', '.join(of)}" for arm, of in seeds.items())
 
 
 def _memory(suite: Suite, made: Plan, work: Work) -> None:

@@ -15,7 +15,7 @@ from bench.harm import prompts_of
 from bench.plan import Plan
 from bench.runner import check_apart
 from bench.skill import find_task, members, scores, task_questions
-from bench.suite import JudgeOptions, ParentSpec, PromptSet, Suite, did_you_mean
+from bench.suite import JudgeOptions, ParentSpec, PromptSet, Suite, did_you_mean, suite_names
 from bench.vocabulary import in_vocabulary_of
 from safety_data.drafts import SKILLS
 from safety_data.public import COMMIT, PUBLIC
@@ -186,7 +186,8 @@ def _rows(suite: Suite, made: Plan, work: Work) -> list[CalibrationRow]:
 
 def _build(suite: Suite) -> str:
     rows = max(chosen.rows for chosen in suite.calibration.task.values())
-    command = f"python -m bench data build --suite {suite.name} --rows {rows}"
+    name = suite.name if suite.name in suite_names() else "SUITE.yaml"
+    command = f"python -m bench data build --suite {name} --rows {rows}"
     command += f" --safety-rows {suite.calibration.safety.rows}"
     command += f" --benign-rows {suite.calibration.benign.rows}" if suite.calibration.benign else ""
     if set(suite.calibration.task) <= set(SKILLS):
@@ -195,20 +196,32 @@ def _build(suite: Suite) -> str:
 
 
 def check_judges(suite: Suite, made: Plan) -> list[float]:
-    """Parameters of the judges that are models of our own."""
+    """Parameters of the judges that are models of our own, as far as they are known."""
     sizes = []
     for judge in estimate.flat(suite.safety.judge):
-        hub, folder = getattr(judge, "hub", None), getattr(judge, "folder", None)
-        if not (hub or folder):
-            name = judge if isinstance(judge, str) else judge.name
-            note = "on disk" if local else DOWNLOAD
-            made.say("judge", f"{judge.guard}: {where}, {_size(size, checkpoint is not None)}, {note}")
-            made.download += 2 * size if size and not local else 0
-            if hub and not pinned(judge.revision):
-                made.warnings.append(f"safety.judge: {hub} is not pinned; set `revision` to a commit of the hub")
-            sizes += [size] if size else []
-            _shared(suite, judge, made)
+        if hasattr(judge, "guard"):
+            with made.noting():
+                size = _guard(judge, made)
+                sizes += [size] if size else []
+                _shared(suite, judge, made)
+        elif hasattr(judge, "url"):
+            made.say("judge", f"{judge.name}: {judge.model} at {judge.url}, which is not asked now")
+        else:
+            made.say("judge", f"{judge if isinstance(judge, str) else judge.name}: no model of our own")
     return sizes
+
+
+def _guard(judge: JudgeOptions, made: Plan) -> float | None:
+    """Parameters of a guard model, counted or by its name."""
+    local = cached(judge.hub, judge.revision) if judge.hub else judge.folder
+    checkpoint = open_checkpoint(local) if local else None
+    where = f"{judge.hub} at {judge.revision[:8]}" if judge.hub else judge.folder.name
+    size = estimate.counted_size(checkpoint) if checkpoint else estimate.named_size(judge.hub)
+    made.say("judge", f"{judge.guard}: {where}, {_size(size, bool(checkpoint))}, {'on disk' if local else DOWNLOAD}")
+    made.download += 2 * size if size and not local else 0
+    if judge.hub and not pinned(judge.revision):
+        made.warnings.append(f"safety.judge: {judge.hub} is not pinned; set `revision` to a commit of the hub")
+    return size
 
 
 def _shared(suite: Suite, judge: JudgeOptions, made: Plan) -> None:
