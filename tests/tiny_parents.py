@@ -1,0 +1,50 @@
+"""Tiny random stand-ins for the parents of the paper's suites: the same architectures and quirks, another size.
+
+save_parent(folder, "llama3", smollm2, seed=0, extra=2, shards=True)
+"""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+SHAPE = dict(
+    hidden_size=128,
+    intermediate_size=256,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=1,  # both families group their queries by four
+    head_dim=32,
+    max_position_embeddings=4096,
+    initializer_range=0.2,
+    tie_word_embeddings=False,
+)
+
+
+def save_parent(
+    folder: Path,
+    architecture: str,
+    tokenizer: Path,
+    *,
+    seed: int,
+    extra: int = 0,
+    padding: int = 0,
+    shards: bool = False,
+    **config: object,
+) -> Path:
+    """A random model in bf16. `extra`: special tokens that its fine-tune added, as ChatML's; `padding`: rows of no token;
+    `shards`: several files and an index."""
+    torch.manual_seed(seed)
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    words.add_special_tokens({"additional_special_tokens": [f"<|extra_{number}|>" for number in range(extra)]})
+    ends = dict(bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id)
+    shape = SHAPE | ends | {"vocab_size": len(words) + padding} | config
+    if architecture == "llama3":
+        rope = {"rope_type": "default", "rope_theta": 500000.0}
+        model = LlamaForCausalLM(LlamaConfig(**shape, rope_parameters=rope))
+    else:
+        rope = {"rope_type": "default", "rope_theta": 1000000.0}
+        model = MistralForCausalLM(MistralConfig(**{"sliding_window": None} | shape, rope_parameters=rope))
+    model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="13MB" if shards else "5GB")
+    words.save_pretrained(folder)
+    return folder
