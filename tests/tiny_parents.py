@@ -32,8 +32,8 @@ def save_parent(
     shards: bool = False,
     **config: object,
 ) -> Path:
-    """A random model in bf16. `extra`: special tokens that its fine-tune added, as ChatML's; `padding`: rows of no token;
-    `shards`: several files and an index."""
+    """A random model in bf16. `extra`: special tokens that its fine-tune added, as ChatML's; `padding`: rows of no
+    token; `shards`: several files and an index."""
     torch.manual_seed(seed)
     words = AutoTokenizer.from_pretrained(tokenizer)
     words.add_special_tokens({"additional_special_tokens": [f"<|extra_{number}|>" for number in range(extra)]})
