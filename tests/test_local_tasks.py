@@ -149,9 +149,11 @@ def test_targets_are_the_labels_people_gave(public):
     suite = load_suite(str(public / "smol-public.yaml"))
     manager = TaskManager(include_defaults=False)
     loaded = manager.load([find_task(name, suite.skill.include) for name in ("gsm8k_local", "pubmedqa_local")])["tasks"]
-    number, label = (next(iter(task.eval_docs)) for task in loaded.values())
+    number = next(iter(loaded["gsm8k_local"].eval_docs))
     assert loaded["gsm8k_local"].doc_to_target(number) == "18"
-    assert label["answer"] in ("yes", "no", "maybe")
+    answers = [doc["answer"] for doc in loaded["pubmedqa_local"].eval_docs]
+    assert set(answers[:100]) == {"yes", "no", "maybe"}
+    assert answers[:100].count("yes") < 75  # a limit takes a mixture, as the whole is
 
 
 def test_missing_local_data_is_a_problem_that_names_the_file(tmp_path):
