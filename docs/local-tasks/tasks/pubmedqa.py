@@ -7,8 +7,8 @@ from datasets import Dataset
 
 
 def load(data_files: dict[str, str], **_: object) -> dict[str, Dataset]:
-    """The labelled questions whose ids are in the official test split, by id: the file has all of one label first, and a
-    limit would take those alone."""
+    """The labelled questions whose ids are in the official test split, sorted by id: the file has all of one label
+    first, and a limit would take those alone."""
     questions, test = (json.loads(Path(data_files[name]).read_text()) for name in ("questions", "test"))
     rows = [
         {
