@@ -17,7 +17,7 @@ from leaderboards.site import details, outcomes
 from leaderboards.site.build import build_site
 from leaderboards.site.methods import family, read_methods
 from leaderboards.site.pages import embedded, inert, lines, paper, slug
-from merges.registry import load_all
+from merges.registry import DIRECTIONS, load_all
 
 ROOT = Path(__file__).parents[1]
 OTHER = "bb" * 32
@@ -201,8 +201,9 @@ def test_techniques_read_from_their_source_are_those_of_the_registry() -> None:
         method = read[name]
         assert (method.title, method.paper, method.form) == (merger.title, merger.paper, merger.form)
         assert (method.safety, method.options) == (merger.safety, dict(merger.options))
-        declared = {one.name: (one.default, one.low, one.high, one.per_model, one.smooth) for one in method.parameters}
-        expected = {key: (p.default, p.low, p.high, p.per_model, p.smooth) for key, p in merger.parameters.items()}
+        declared = {one.name: (one.default, one.low, one.high, one.each, one.smooth) for one in method.parameters}
+        each = {0: "merge", 1: "model", DIRECTIONS: "direction of a model"}
+        expected = {key: (p.default, p.low, p.high, each[p.per_model], p.smooth) for key, p in merger.parameters.items()}
         assert declared == expected, name
     assert [family(name, read) for name in ("linear", "ties", "fisher", "resta", "led", "mine")] == [
         "weights", "task vectors", "whole models", "safety-aware", "safety-aware", "plug-in",

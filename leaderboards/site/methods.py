@@ -1,6 +1,6 @@
 """Merging techniques as their source describes them, read and not run: no page needs torch.
 
-    read_methods()["ties"].parameters[1]    Parameter("density", 0.2, 0.01, 1, per_model=False, smooth=False)
+    read_methods()["ties"].parameters[1]    Parameter("density", 0.2, 0.01, 1, each="merge", smooth=False)
 
 Plug-ins from outside are not found here; a page then has what their records say.
 """
@@ -14,18 +14,19 @@ from pathlib import Path
 from leaderboards.frame import PARENT, SWEEP
 
 MERGES = Path(__file__).parents[2] / "merges"
+EACH = {"PerModel": "model", "PerDirection": "direction of a model"}
 GIVEN = {"deltas": "task vectors", "tensors": "weights", "context": "whole models and calibration rows"}
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A coefficient and its bounds, as `merges.registry.param` declares it."""
+    """A coefficient and its bounds, as `merges.registry.param` declares it. each: what has a value of its own."""
 
     name: str
     default: float
     low: float
     high: float
-    per_model: bool = False
+    each: str = "merge"
     smooth: bool = True
 
 
@@ -84,8 +85,8 @@ def _method(module: ast.Module, function: ast.FunctionDef, given: dict[str, obje
     for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         if isinstance(default, ast.Call):
             start = ast.literal_eval(default.args[0])
-            per_model = getattr(argument.annotation, "id", "") == "PerModel"
-            parameters.append(Parameter(argument.arg, start, **_keywords(default), per_model=per_model))
+            each = EACH.get(getattr(argument.annotation, "id", ""), "merge")
+            parameters.append(Parameter(argument.arg, start, **_keywords(default), each=each))
         elif isinstance(default, (ast.Constant, ast.UnaryOp)):
             options[argument.arg] = ast.literal_eval(default)
     positional = [argument.arg for argument in arguments.args]
