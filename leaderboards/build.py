@@ -22,14 +22,19 @@ from leaderboards.tables import to_csv, to_markdown
 PUBLISHED = Path(__file__).with_name("published")
 
 
-def records_below(folder: Path) -> list[Record]:
-    """Records of a folder: its JSON files, or where it has none the record files (`*.seed*.json`) in folders below it.
+def record_files(folder: Path) -> list[Path]:
+    """A folder's JSON files, or where it has none the record files (`*.seed*.json`) in folders below it, sorted.
 
-    In the order of their paths. Raises BenchError when there are none, or one cannot be read."""
+    Raises BenchError when there are none."""
     paths = sorted(folder.glob("*.json")) or sorted(folder.rglob("*.seed*.json"))
     if not paths:
         raise BenchError(f"no records in {folder}; run `make bench METHOD=ties` first or name another folder")
-    return [read_record(path) for path in paths]
+    return paths
+
+
+def records_below(folder: Path) -> list[Record]:
+    """Records of a folder (`record_files`). Raises BenchError when there are none, or one cannot be read."""
+    return [read_record(path) for path in record_files(folder)]
 
 
 def records_to_show(out: Path) -> list[Record]:
