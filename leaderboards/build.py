@@ -1,7 +1,7 @@
 """`build_leaderboard`: the folder of records -> tables and plots beside it.
 
-OUT/records/*.json -> OUT/leaderboard.csv, OUT/leaderboard.md, OUT/plots/{frontier,skill,trace}.png
-`build_ablation`: the same, and OUT/plots/<ablation>.png, with <ablation>-trace.png where it varies the tuner
+OUT/records/*.json -> OUT/leaderboard.csv, OUT/leaderboard.md, OUT/plots/{frontier,skill,trace}.{png,svg}
+`build_ablation`: the same, and OUT/plots/<ablation>.{png,svg}, with <ablation>-trace.png where it varies the tuner
 """
 
 from collections.abc import Mapping, Sequence
@@ -74,12 +74,12 @@ def build_leaderboard(out: Path, fingerprint: str | None = None, board: Board | 
     outputs = {
         "leaderboard.csv": to_csv(board.table),
         "leaderboard.md": to_markdown(board.rows, board.arms),
-        "plots/frontier.png": plots.frontier(rows),
-        "plots/skill.png": plots.skill(without_sweep(rows)),
+        **plots.frontier(rows).files("plots/frontier"),
+        **plots.skill(without_sweep(rows)).files("plots/skill"),
     }
     traced = [r for r in board.records if r.fingerprint == rows["fingerprint"][0] and r.tuning and r.tuning.trace]
     if traced:
-        outputs["plots/trace.png"] = traces.trace(traced)
+        outputs |= traces.trace(traced).files("plots/trace")
     for name, content in outputs.items():
         write_atomically(out / name, content)
     return board.rows
@@ -99,10 +99,12 @@ def build_ablation(
     if not shown["arm"].isin(list(arms)).any():
         raise BenchError(f"no cell of the ablation {name} has finished; look into {out / 'logs'}")
     plot = out / "plots" / f"{name}.png"
-    write_atomically(plot, plots.ablation(points, label, arms))
+    outputs = plots.ablation(points, label, arms).files(name)
     searched = [r for r in read_records(out) if r.fingerprint in fingerprints.values() and r.tuning and r.tuning.trace]
     if len({record.tuning.tuner for record in searched}) > 1:
-        write_atomically(plot.with_stem(f"{name}-trace"), traces.trace(searched))
+        outputs |= traces.trace(searched).files(f"{name}-trace")
+    for file, content in outputs.items():
+        write_atomically(plot.parent / file, content)
     return shown, plot
 
 

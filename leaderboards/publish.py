@@ -7,6 +7,7 @@ that later changes to a published file show.
 import hashlib
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from bench.errors import BenchError
@@ -37,7 +38,7 @@ def publish(found: Verified, to: Path = PUBLISHED, answers: bool = True) -> list
 
 def without_answers(record: Record) -> Record:
     """The same record with no word that a model said to a safety prompt."""
-    return record.model_copy(update={"prompts": [one.model_copy(update={"response": ""}) for one in record.prompts]})
+    return record.model_copy(update={"prompts": [replace(one, response="") for one in record.prompts]})
 
 
 def _together(temporary: Path, folder: Path, records: list[Record]) -> Path:

@@ -231,10 +231,10 @@ def draw(stem: str, rows: pd.DataFrame, records: list[Record]) -> tuple[list[dic
         made["trace"] = (traces.trace, traced, TRACE)
     figures, files = [], {}
     for name, (plot, data, caption) in made.items():
-        png = plot(data)
-        files |= {f"{stem}-{name}.svg": plot(data, "svg"), f"{stem}-{name}.png": png}
+        picture = plot(data)
+        files |= picture.files(f"{stem}-{name}")
         # A PNG says its size in pixels at bytes 16 to 24; the page keeps the room before the figure is there.
-        width, height = int.from_bytes(png[16:20]), int.from_bytes(png[20:24])
+        width, height = int.from_bytes(picture.png[16:20]), int.from_bytes(picture.png[20:24])
         figures.append({"file": f"{stem}-{name}", "alt": caption, "caption": caption, "width": width, "height": height})
     return figures, files
 
