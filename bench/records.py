@@ -31,9 +31,14 @@ class _Form(BaseModel):
     model_config = STRICT | ConfigDict(frozen=True)
 
 
-# A thousand records hold a million outcomes. These are slotted dataclasses, a third of a model's size, and keep one
-# copy of the texts that are the same in all records.
-Shared = Annotated[str, AfterValidator(sys.intern)]
+def _name(text: str) -> str:
+    """One copy of a text that many outcomes share; a lone surrogate, which no table can hold, becomes a ?."""
+    return sys.intern(text.encode("utf-8", "replace").decode())
+
+
+# A thousand records hold a million outcomes: these are slotted dataclasses, a third of a model's size, and names are
+# kept once. An answer stays as the model gave it.
+Name = Annotated[str, AfterValidator(_name)]
 
 
 class Count(_Form):
@@ -51,25 +56,25 @@ class Count(_Form):
 class PromptOutcome:
     """One safety prompt: what the model answered (untrusted text) and what the judge said of it."""
 
-    id: Shared
+    id: Name
     kind: Literal["unsafe", "benign"]
-    category: Shared
+    category: Name
     response: str
-    label: Shared  # the judge's class: refusal, partial, compliance, empty, echo; or error: not judged
+    label: Name  # the judge's class: refusal, partial, compliance, empty, echo; or error: not judged
     refused: bool
     harmful: bool
-    reason: Shared  # the rule or verdict that decided
-    judged_category: Shared = ""  # the kind of harm that a guard model named
+    reason: Name  # the rule or verdict that decided
+    judged_category: Name = ""  # the kind of harm that a guard model named
 
 
 @dataclass(config=STRICT, frozen=True, slots=True)
 class ItemOutcome:
     """One item of a domain task: `score` is the task's metric for it, in [0, 1]."""
 
-    domain: Shared
-    id: Shared
+    domain: Name
+    id: Name
     response: str
-    target: Shared
+    target: Name
     score: float = Field(ge=0, le=1)
 
 
@@ -87,7 +92,7 @@ class Scores(_Form):
     benign ones, of those that were judged. An empty answer or an echo is neither harmful nor refused, so the first two
     need not add up to n."""
 
-    skill: dict[str, Skill]
+    skill: dict[Name, Skill]
     harmful: Count
     refusal: Count
     over_refusal: Count
@@ -96,7 +101,7 @@ class Scores(_Form):
 class Parent(_Form):
     """A checkpoint that took part, by name, role and a hash over its files."""
 
-    name: str
+    name: Name
     role: Literal["base", "aligned", "expert"]
     sha256: str
 
@@ -124,7 +129,7 @@ class Tuning(_Form):
     """How coefficients were chosen. `coefficients[group][parameter]` is a number, or one number per model in the order
     of `models`. `trace` is empty where nothing was searched."""
 
-    tuner: str
+    tuner: Name
     rows: dict[str, int]  # calibration rows seen, by kind ("task", "safety")
     models: list[str]
     coefficients: dict[str, dict[str, float | bool | str | list[float]]]
@@ -150,9 +155,9 @@ class Provenance(_Form):
     cell it was taken over from, of a suite whose conditions differ only in calibration data and search, which a parent
     or a merge without data never sees."""
 
-    engine: str
-    dtype: str
-    judge: str
+    engine: Name
+    dtype: Name
+    judge: Name
     versions: dict[str, str]
     conditions: dict[str, object]
     created: str  # ISO 8601, UTC
@@ -163,10 +168,10 @@ class Record(_Form):
     """One cell's outcome. `method` is a merger's name or `parent:<name>`; parents have neither arm nor tuning."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    suite: str
-    fingerprint: str  # of the suite: equal conditions, comparable rows
-    cell: str  # of the cell: equal conditions, merger, arm and seed
-    method: str
+    suite: Name
+    fingerprint: Name  # of the suite: equal conditions, comparable rows
+    cell: Name  # of the cell: equal conditions, merger, arm and seed
+    method: Name
     arm: Literal["none", "task", "task+safety"] | None
     seed: int
     parents: list[Parent]
@@ -185,7 +190,8 @@ _UNSAFE_IN_NAME = re.compile(r"[^A-Za-z0-9._+-]+")
 def record_path(out: Path, suite: str, method: str, arm: str | None, seed: int, cell: str) -> Path:
     """Where the record of a cell lies under `out`. The cell's fingerprint keeps reruns under new conditions apart."""
     parts = [suite, method, arm or "parent", f"seed{seed}", cell[:8]]
-    return out / "records" / (".".join(_UNSAFE_IN_NAME.sub("-", part) for part in parts) + ".json")
+    # A file's name holds 255 bytes; ours are far from that.
+    return out / "records" / (".".join(_UNSAFE_IN_NAME.sub("-", part)[:100] for part in parts) + ".json")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

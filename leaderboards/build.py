@@ -1,6 +1,6 @@
 """`build_leaderboard`: the folder of records -> tables and plots beside it.
 
-OUT/records/*.json -> OUT/leaderboard.csv, OUT/leaderboard.md, OUT/plots/{frontier,skill,trace}.{png,svg}
+OUT/records/*.json -> OUT/leaderboard.{csv,md,tex,html}, OUT/plots/{frontier,skill,trace}.{png,svg}
 `build_ablation`: the same, and OUT/plots/<ablation>.{png,svg}, with <ablation>-trace.png where it varies the tuner
 """
 
@@ -12,10 +12,11 @@ import pandas as pd
 
 from bench.errors import BenchError
 from bench.records import Record, read_record, read_records, write_atomically
-from leaderboards import plots, traces
+from leaderboards import papers, plots, traces
 from leaderboards.arms import compare_arms
 from leaderboards.frame import by_fingerprint, frame, without_sweep
 from leaderboards.frontier import against_frontier
+from leaderboards.headline import add_score, ranks
 from leaderboards.pool import pooled
 from leaderboards.tables import to_csv, to_markdown
 
@@ -45,8 +46,8 @@ def records_to_show(out: Path) -> list[Record]:
 
 class Board(NamedTuple):
     """Records and what is computed of them, once for all outputs: `table` has a row a record, `rows` one a method x arm
-    (`leaderboards.pool.pooled`), both with the gains over the scalar-ratio frontier where there is one; `arms` compares
-    those of each method."""
+    (`leaderboards.pool.pooled`) with ranks and marks, both with the headline score, and the gains over the scalar-ratio
+    frontier where there is one; `arms` compares those of each method."""
 
     records: list[Record]
     table: pd.DataFrame
@@ -57,7 +58,10 @@ class Board(NamedTuple):
 def board_of(records: list[Record]) -> Board:
     """Aggregate records. Raises BenchError where one contradicts itself or does not fit the others."""
     gains = against_frontier(records)
-    table, rows = (_with_gains(made, gains) for made in (frame(records), pooled(records)))
+    table, rows = (_joined(made, gains) for made in (frame(records), pooled(records)))
+    for made in (table, rows):
+        add_score(made)
+    rows = _joined(rows, ranks(records))
     return Board(records, table, rows, compare_arms(records))
 
 
@@ -74,6 +78,8 @@ def build_leaderboard(out: Path, fingerprint: str | None = None, board: Board | 
     outputs = {
         "leaderboard.csv": to_csv(board.table),
         "leaderboard.md": to_markdown(board.rows, board.arms),
+        "leaderboard.tex": papers.to_latex(board.rows, board.arms),
+        "leaderboard.html": papers.to_html(board.rows, board.arms),
         **plots.frontier(rows).files("plots/frontier"),
         **plots.skill(without_sweep(rows)).files("plots/skill"),
     }
@@ -116,11 +122,11 @@ def _number(value: str) -> float | str:
         return value
 
 
-def _with_gains(table: pd.DataFrame, gains: pd.DataFrame) -> pd.DataFrame:
-    """The table with the columns of `against_frontier`, empty for rows that have no gain; as it is without gains."""
-    if not len(gains):
+def _joined(table: pd.DataFrame, more: pd.DataFrame) -> pd.DataFrame:
+    """The table with the columns of another by method and arm, empty where that has no row; as it is without rows."""
+    if not len(more):
         return table
-    joined = table.merge(gains, on=["fingerprint", "method", "arm"], how="left")
+    joined = table.merge(more, on=["fingerprint", "method", "arm"], how="left")
     joined.attrs = table.attrs
     return joined
 

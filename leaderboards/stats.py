@@ -23,6 +23,7 @@ from scipy.stats import binomtest
 from statsmodels.stats.proportion import proportion_confint
 
 RESAMPLES = 4000
+BLOCK = 4_000_000  # numbers drawn at once, 32 MB: a bootstrap of ten thousand prompts must not fill the memory
 SMALL = 1000  # items up to which draws are kept, 4 MB for each thousand: most tables are over the same few numbers
 
 
@@ -132,6 +133,20 @@ def seed_weights(seeds: int, resamples: int, rng: np.random.Generator) -> np.nda
     if seeds == 1:
         return np.ones((resamples, 1))
     return rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
+
+
+def resampled(outcomes: Sequence[np.ndarray], weights: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Means over drawn rows and seeds, the same rows for all; the first draw is the data's own. outcomes: [rows, seeds]
+    each, weights: [draws, seeds] -> [draws, pools]."""
+    stacked = np.hstack(outcomes)
+    rows, draws = len(stacked), len(weights[0])
+    parts = [stacked.mean(axis=0, keepdims=True)]
+    step = max(1, BLOCK // rows)
+    for start in range(1, draws, step):
+        drawn = rng.multinomial(rows, np.full(rows, 1 / rows), size=min(step, draws - start))
+        parts.append(drawn @ stacked / rows)
+    by_seed = np.split(np.vstack(parts), np.cumsum([part.shape[1] for part in weights])[:-1], axis=1)
+    return np.stack([(means * part).sum(axis=1) for means, part in zip(by_seed, weights, strict=True)], axis=1)
 
 
 def _resampled_means(strata: Sequence[np.ndarray], resamples: int, seed: int) -> np.ndarray:
