@@ -1,6 +1,7 @@
 """`build_leaderboard`: the folder of records -> tables and plots beside it.
 
-OUT/records/*.json -> OUT/leaderboard.{csv,md,tex,html}, OUT/plots/{frontier,skill,trace}.{png,svg}
+OUT/records/*.json -> OUT/leaderboard.{csv,md,tex,html}
+                      OUT/plots/{frontier,skill,harm,cost,coefficients,trace}.{png,svg}
 `build_ablation`: the same, and OUT/plots/<ablation>.{png,svg}, with <ablation>-trace.png where it varies the tuner
 """
 
@@ -12,7 +13,7 @@ import pandas as pd
 
 from bench.errors import BenchError
 from bench.records import Record, read_record, read_records, write_atomically
-from leaderboards import papers, plots, traces
+from leaderboards import maps, papers, plots, traces
 from leaderboards.arms import compare_arms
 from leaderboards.frame import by_fingerprint, frame, without_sweep
 from leaderboards.frontier import against_frontier
@@ -70,9 +71,10 @@ def build_leaderboard(out: Path, fingerprint: str | None = None, board: Board | 
     arm (`leaderboards.pool.pooled`), with the gains over the scalar-ratio frontier where there is one.
 
     leaderboard.csv has one row a record instead, each with its method's gains. plots/trace.png is there only where a
-    tuner left a trace. fingerprint: the one to plot, or its first characters; the newest where None. board: of the
-    records under `out/records/` where None. Raises BenchError when there are no records, when one contradicts itself,
-    when no or several fingerprints match, or when a file cannot be written."""
+    tuner left a trace, coefficients.png where one chose for several layers, cost.png where there is skill.
+    fingerprint: the one to plot, or its first characters; the newest where None. board: of the records under
+    `out/records/` where None. Raises BenchError when there are no records, when one contradicts itself, when no or
+    several fingerprints match, or when a file cannot be written."""
     board = board or board_of(read_records(out))
     rows = choose(board.rows, fingerprint)
     outputs = {
@@ -83,7 +85,13 @@ def build_leaderboard(out: Path, fingerprint: str | None = None, board: Board | 
         **plots.frontier(rows).files("plots/frontier"),
         **plots.skill(without_sweep(rows)).files("plots/skill"),
     }
-    traced = [r for r in board.records if r.fingerprint == rows["fingerprint"][0] and r.tuning and r.tuning.trace]
+    records = [record for record in board.records if record.fingerprint == rows["fingerprint"][0]]
+    outputs |= maps.harm(rows, records).files("plots/harm")
+    if rows["score"].notna().any():
+        outputs |= maps.cost(rows).files("plots/cost")
+    if chosen := maps.coefficients(records):
+        outputs |= chosen.files("plots/coefficients")
+    traced = [record for record in records if record.tuning and record.tuning.trace]
     if traced:
         outputs |= traces.trace(traced).files("plots/trace")
     for name, content in outputs.items():

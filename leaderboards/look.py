@@ -5,7 +5,7 @@ fill, so the figures read in grey too.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -14,8 +14,9 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from leaderboards.frame import is_parent, is_sweep
+from leaderboards.frame import ARMS, is_parent, is_sweep
 from leaderboards.text import plain
 
 INK, GREY = "#222222", "#6b6b6b"
@@ -69,6 +70,12 @@ def marker_fill(colour: str, arm: str) -> dict[str, str]:
     """Line2D options that make a marker open in arm `none`, half full in `task` and full otherwise."""
     style = {"none": "none", "task": "left"}.get(arm, "full")
     return {"fillstyle": style, "mfc": "white" if style == "none" else colour, "mfcalt": "white", "mew": 1.2}
+
+
+def arm_keys(arms: Iterable[str]) -> list[Line2D]:
+    """A legend of the arms that are there."""
+    there, style = set(arms), {"ls": "", "marker": "o", "ms": 7, "color": GREY}
+    return [Line2D([], [], **style, label=arm, **marker_fill(GREY, arm)) for arm in ARMS if arm in there]
 
 
 def bar_fill(colour: str, arm: str) -> tuple[float, ...]:

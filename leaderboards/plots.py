@@ -21,6 +21,7 @@ from leaderboards.look import (
     PARENT_MARKERS,
     Look,
     Picture,
+    arm_keys,
     bar_fill,
     heading,
     looks,
@@ -69,7 +70,7 @@ def frontier(rows: pd.DataFrame) -> Picture:
         notes += "; grey: what one ratio for all weights attains" if swept.any() else ""
         heading(figure, rows, "skill against harm", notes)
         figure.text(0.085, 0.865, "↖ skilled and safe", color=INK, weight="bold", size=10, va="center")
-        keys = [_key(arm) for arm in ARMS if (shown.loc[~swept, "arm"] == arm).any()]
+        keys = arm_keys(shown.loc[~swept, "arm"])
         if swept.any():
             line = {"color": SWEPT, "lw": 1.6, "marker": "o", "ms": 3.6, "label": "one ratio for all (experts' share)"}
             keys.insert(0, Line2D([], [], **line))
@@ -165,10 +166,6 @@ def _draw_arrow(axes: Axes, clutter: Clutter, before: Mapping, after: Mapping, c
     arrow = {"arrowstyle": head, "color": colour, "lw": 1.1, "alpha": 0.75, "shrinkA": 6, "shrinkB": 6}
     axes.annotate("", end, start, arrowprops=arrow, zorder=3)
     clutter.add_line(*start, *end, weight=0.6)
-
-
-def _key(arm: str) -> Line2D:
-    return Line2D([], [], ls="", marker="o", ms=7, color=GREY, label=arm, **marker_fill(GREY, arm))
 
 
 def skill(rows: pd.DataFrame) -> Picture:

@@ -78,7 +78,9 @@ def test_a_run_leaves_records_tables_and_plots(walked):
     assert (out / "leaderboard.md").read_text().startswith("# `tiny`")
     assert all(path.stat().st_size > 10_000 for path in (out / "plots").glob("*.png"))
     assert {path.name for path in (out / "plots").iterdir()} == {
-        f"{name}.{form}" for name in ("frontier", "skill", "trace") for form in ("png", "svg")
+        f"{name}.{form}"
+        for name in ("frontier", "skill", "harm", "cost", "coefficients", "trace")
+        for form in ("png", "svg")
     }
     assert "linear" in done.stdout and max(map(len, done.stdout.splitlines()[:-1])) <= 80
     assert "WARNING" not in done.stderr + done.stdout  # the libraries' noise is in the log
