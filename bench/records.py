@@ -10,11 +10,13 @@ untrusted input: text fields may hold anything a model can say.
 import json
 import os
 import re
+import sys
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from bench.errors import BenchError
 
@@ -22,8 +24,21 @@ SCHEMA_VERSION = 1
 ERROR = "error"  # the label of an answer that was not judged: it counts in no rate
 
 
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
 class _Form(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = STRICT | ConfigDict(frozen=True)
+
+
+def _name(text: str) -> str:
+    """One copy of a text that many outcomes share; a lone surrogate, which no table can hold, becomes a ?."""
+    return sys.intern(text.encode("utf-8", "replace").decode())
+
+
+# A thousand records hold a million outcomes: these are slotted dataclasses, a third of a model's size, and names are
+# kept once. An answer stays as the model gave it.
+Name = Annotated[str, AfterValidator(_name)]
 
 
 class Count(_Form):
@@ -37,27 +52,29 @@ class Count(_Form):
         return self.count / self.n
 
 
-class PromptOutcome(_Form):
+@dataclass(config=STRICT, frozen=True, slots=True)
+class PromptOutcome:
     """One safety prompt: what the model answered (untrusted text) and what the judge said of it."""
 
-    id: str
+    id: Name
     kind: Literal["unsafe", "benign"]
-    category: str
+    category: Name
     response: str
-    label: str  # the judge's class: refusal, partial, compliance, empty, echo; or error: not judged
+    label: Name  # the judge's class: refusal, partial, compliance, empty, echo; or error: not judged
     refused: bool
     harmful: bool
-    reason: str  # the rule or verdict that decided
-    judged_category: str = ""  # the kind of harm that a guard model named
+    reason: Name  # the rule or verdict that decided
+    judged_category: Name = ""  # the kind of harm that a guard model named
 
 
-class ItemOutcome(_Form):
+@dataclass(config=STRICT, frozen=True, slots=True)
+class ItemOutcome:
     """One item of a domain task: `score` is the task's metric for it, in [0, 1]."""
 
-    domain: str
-    id: str
+    domain: Name
+    id: Name
     response: str
-    target: str
+    target: Name
     score: float = Field(ge=0, le=1)
 
 
@@ -75,7 +92,7 @@ class Scores(_Form):
     benign ones, of those that were judged. An empty answer or an echo is neither harmful nor refused, so the first two
     need not add up to n."""
 
-    skill: dict[str, Skill]
+    skill: dict[Name, Skill]
     harmful: Count
     refusal: Count
     over_refusal: Count
@@ -84,7 +101,7 @@ class Scores(_Form):
 class Parent(_Form):
     """A checkpoint that took part, by name, role and a hash over its files."""
 
-    name: str
+    name: Name
     role: Literal["base", "aligned", "expert"]
     sha256: str
 
@@ -112,7 +129,7 @@ class Tuning(_Form):
     """How coefficients were chosen. `coefficients[group][parameter]` is a number, or one number per model in the order
     of `models`. `trace` is empty where nothing was searched."""
 
-    tuner: str
+    tuner: Name
     rows: dict[str, int]  # calibration rows seen, by kind ("task", "safety")
     models: list[str]
     coefficients: dict[str, dict[str, float | bool | str | list[float]]]
@@ -138,9 +155,9 @@ class Provenance(_Form):
     cell it was taken over from, of a suite whose conditions differ only in calibration data and search, which a parent
     or a merge without data never sees."""
 
-    engine: str
-    dtype: str
-    judge: str
+    engine: Name
+    dtype: Name
+    judge: Name
     versions: dict[str, str]
     conditions: dict[str, object]
     created: str  # ISO 8601, UTC
@@ -151,10 +168,10 @@ class Record(_Form):
     """One cell's outcome. `method` is a merger's name or `parent:<name>`; parents have neither arm nor tuning."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    suite: str
-    fingerprint: str  # of the suite: equal conditions, comparable rows
-    cell: str  # of the cell: equal conditions, merger, arm and seed
-    method: str
+    suite: Name
+    fingerprint: Name  # of the suite: equal conditions, comparable rows
+    cell: Name  # of the cell: equal conditions, merger, arm and seed
+    method: Name
     arm: Literal["none", "task", "task+safety"] | None
     seed: int
     parents: list[Parent]
@@ -173,7 +190,8 @@ _UNSAFE_IN_NAME = re.compile(r"[^A-Za-z0-9._+-]+")
 def record_path(out: Path, suite: str, method: str, arm: str | None, seed: int, cell: str) -> Path:
     """Where the record of a cell lies under `out`. The cell's fingerprint keeps reruns under new conditions apart."""
     parts = [suite, method, arm or "parent", f"seed{seed}", cell[:8]]
-    return out / "records" / (".".join(_UNSAFE_IN_NAME.sub("-", part) for part in parts) + ".json")
+    # A file's name holds 255 bytes; ours are far from that.
+    return out / "records" / (".".join(_UNSAFE_IN_NAME.sub("-", part)[:100] for part in parts) + ".json")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -1,7 +1,8 @@
 """`build_leaderboard`: the folder of records -> tables and plots beside it.
 
-OUT/records/*.json -> OUT/leaderboard.csv, OUT/leaderboard.md, OUT/plots/{frontier,skill,trace}.png
-`build_ablation`: the same, and OUT/plots/<ablation>.png, with <ablation>-trace.png where it varies the tuner
+OUT/records/*.json -> OUT/leaderboard.{csv,md,tex,html}
+                      OUT/plots/{frontier,skill,harm,cost,coefficients,trace}.{png,svg}
+`build_ablation`: the same, and OUT/plots/<ablation>.{png,svg}, with <ablation>-trace.png where it varies the tuner
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,24 +13,30 @@ import pandas as pd
 
 from bench.errors import BenchError
 from bench.records import Record, read_record, read_records, write_atomically
-from leaderboards import plots, traces
+from leaderboards import maps, papers, plots, traces
 from leaderboards.arms import compare_arms
 from leaderboards.frame import by_fingerprint, frame, without_sweep
 from leaderboards.frontier import against_frontier
+from leaderboards.headline import add_score, ranks
 from leaderboards.pool import pooled
 from leaderboards.tables import to_csv, to_markdown
 
 PUBLISHED = Path(__file__).with_name("published")
 
 
-def records_below(folder: Path) -> list[Record]:
-    """Records of a folder: its JSON files, or where it has none the record files (`*.seed*.json`) in folders below it.
+def record_files(folder: Path) -> list[Path]:
+    """A folder's JSON files, or where it has none the record files (`*.seed*.json`) in folders below it, sorted.
 
-    In the order of their paths. Raises BenchError when there are none, or one cannot be read."""
+    Raises BenchError when there are none."""
     paths = sorted(folder.glob("*.json")) or sorted(folder.rglob("*.seed*.json"))
     if not paths:
         raise BenchError(f"no records in {folder}; run `make bench METHOD=ties` first or name another folder")
-    return [read_record(path) for path in paths]
+    return paths
+
+
+def records_below(folder: Path) -> list[Record]:
+    """Records of a folder (`record_files`). Raises BenchError when there are none, or one cannot be read."""
+    return [read_record(path) for path in record_files(folder)]
 
 
 def records_to_show(out: Path) -> list[Record]:
@@ -40,8 +47,8 @@ def records_to_show(out: Path) -> list[Record]:
 
 class Board(NamedTuple):
     """Records and what is computed of them, once for all outputs: `table` has a row a record, `rows` one a method x arm
-    (`leaderboards.pool.pooled`), both with the gains over the scalar-ratio frontier where there is one; `arms` compares
-    those of each method."""
+    (`leaderboards.pool.pooled`) with ranks and marks, both with the headline score, and the gains over the scalar-ratio
+    frontier where there is one; `arms` compares those of each method."""
 
     records: list[Record]
     table: pd.DataFrame
@@ -52,7 +59,10 @@ class Board(NamedTuple):
 def board_of(records: list[Record]) -> Board:
     """Aggregate records. Raises BenchError where one contradicts itself or does not fit the others."""
     gains = against_frontier(records)
-    table, rows = (_with_gains(made, gains) for made in (frame(records), pooled(records)))
+    table, rows = (_joined(made, gains) for made in (frame(records), pooled(records)))
+    for made in (table, rows):
+        add_score(made)
+    rows = _joined(rows, ranks(records))
     return Board(records, table, rows, compare_arms(records))
 
 
@@ -61,20 +71,29 @@ def build_leaderboard(out: Path, fingerprint: str | None = None, board: Board | 
     arm (`leaderboards.pool.pooled`), with the gains over the scalar-ratio frontier where there is one.
 
     leaderboard.csv has one row a record instead, each with its method's gains. plots/trace.png is there only where a
-    tuner left a trace. fingerprint: the one to plot, or its first characters; the newest where None. board: of the
-    records under `out/records/` where None. Raises BenchError when there are no records, when one contradicts itself,
-    when no or several fingerprints match, or when a file cannot be written."""
+    tuner left a trace, coefficients.png where one chose for several layers, cost.png where there is skill.
+    fingerprint: the one to plot, or its first characters; the newest where None. board: of the records under
+    `out/records/` where None. Raises BenchError when there are no records, when one contradicts itself, when no or
+    several fingerprints match, or when a file cannot be written."""
     board = board or board_of(read_records(out))
     rows = choose(board.rows, fingerprint)
     outputs = {
         "leaderboard.csv": to_csv(board.table),
         "leaderboard.md": to_markdown(board.rows, board.arms),
-        "plots/frontier.png": plots.frontier(rows),
-        "plots/skill.png": plots.skill(without_sweep(rows)),
+        "leaderboard.tex": papers.to_latex(board.rows, board.arms),
+        "leaderboard.html": papers.to_html(board.rows, board.arms),
+        **plots.frontier(rows).files("plots/frontier"),
+        **plots.skill(without_sweep(rows)).files("plots/skill"),
     }
-    traced = [r for r in board.records if r.fingerprint == rows["fingerprint"][0] and r.tuning and r.tuning.trace]
+    records = [record for record in board.records if record.fingerprint == rows["fingerprint"][0]]
+    outputs |= maps.harm(rows, records).files("plots/harm")
+    if rows["score"].notna().any():
+        outputs |= maps.cost(rows).files("plots/cost")
+    if chosen := maps.coefficients(records):
+        outputs |= chosen.files("plots/coefficients")
+    traced = [record for record in records if record.tuning and record.tuning.trace]
     if traced:
-        outputs["plots/trace.png"] = traces.trace(traced)
+        outputs |= traces.trace(traced).files("plots/trace")
     for name, content in outputs.items():
         write_atomically(out / name, content)
     return board.rows
@@ -94,10 +113,12 @@ def build_ablation(
     if not shown["arm"].isin(list(arms)).any():
         raise BenchError(f"no cell of the ablation {name} has finished; look into {out / 'logs'}")
     plot = out / "plots" / f"{name}.png"
-    write_atomically(plot, plots.ablation(points, label, arms))
+    outputs = plots.ablation(points, label, arms).files(name)
     searched = [r for r in read_records(out) if r.fingerprint in fingerprints.values() and r.tuning and r.tuning.trace]
     if len({record.tuning.tuner for record in searched}) > 1:
-        write_atomically(plot.with_stem(f"{name}-trace"), traces.trace(searched))
+        outputs |= traces.trace(searched).files(f"{name}-trace")
+    for file, content in outputs.items():
+        write_atomically(plot.parent / file, content)
     return shown, plot
 
 
@@ -109,11 +130,11 @@ def _number(value: str) -> float | str:
         return value
 
 
-def _with_gains(table: pd.DataFrame, gains: pd.DataFrame) -> pd.DataFrame:
-    """The table with the columns of `against_frontier`, empty for rows that have no gain; as it is without gains."""
-    if not len(gains):
+def _joined(table: pd.DataFrame, more: pd.DataFrame) -> pd.DataFrame:
+    """The table with the columns of another by method and arm, empty where that has no row; as it is without rows."""
+    if not len(more):
         return table
-    joined = table.merge(gains, on=["fingerprint", "method", "arm"], how="left")
+    joined = table.merge(more, on=["fingerprint", "method", "arm"], how="left")
     joined.attrs = table.attrs
     return joined
 

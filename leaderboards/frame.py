@@ -16,11 +16,10 @@ from pathlib import Path
 import pandas as pd
 
 from bench.errors import BenchError
+from bench.prints import PARENT, SWEEP
 from bench.records import ERROR, Count, Record, record_path
 from leaderboards.stats import Estimate, mean_estimate, score_estimate, wilson
 
-PARENT = "parent:"
-SWEEP = "sweep:"
 ROLES = ("base", "aligned", "expert")
 ARMS = ("none", "task", "task+safety")
 

@@ -29,14 +29,13 @@ import pandas as pd
 from bench.records import Record
 from leaderboards.frame import PARENT, SWEEP, check_sweep
 from leaderboards.pool import Pool, pools
-from leaderboards.stats import holm, majority, paired_exact, seed_weights
+from leaderboards.stats import holm, majority, paired_exact, resampled, seed_weights
 
 COLUMNS = [
     *["fingerprint", "method", "arm", "gain_refusal", "gain_refusal_lo", "gain_refusal_hi"],
     *["gain_skill", "gain_skill_lo", "gain_skill_hi"],
     *["rival", "rival_arm", "rival_safer", "rival_worse", "rival_p", "rival_p_holm", "above_frontier"],
 ]
-BLOCK = 4_000_000  # numbers drawn at once, 32 MB: a bootstrap of ten thousand prompts must not fill the memory
 
 
 def against_frontier(records: Iterable[Record], resamples: int = 5000, seed: int = 0) -> pd.DataFrame:
@@ -140,20 +139,7 @@ def _draws(group: Sequence[Pool], resamples: int, seed: int) -> tuple[np.ndarray
     rng = np.random.default_rng(seed)
     weights = [np.vstack([np.full(len(p.seeds), 1 / len(p.seeds)), seed_weights(len(p.seeds), resamples, rng)])
                for p in group]  # fmt: skip
-    refusal = _means([pool.refused for pool in group], weights, rng)
-    domains = [_means([pool.scores[domain] for pool in group], weights, rng) for domain in group[0].scores]
+    refusal = resampled([pool.refused for pool in group], weights, rng)
+    domains = [resampled([pool.scores[domain] for pool in group], weights, rng) for domain in group[0].scores]
     # Rounded, so that equal outcomes are equal numbers whatever the order of the sum.
     return np.mean(domains, axis=0).round(12), refusal.round(12)
-
-
-def _means(outcomes: Sequence[np.ndarray], weights: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Means over the drawn rows and seeds. outcomes: [rows, seeds] each, weights: [draws, seeds] -> [draws, pools]."""
-    stacked = np.hstack(outcomes)
-    rows, draws = len(stacked), len(weights[0])
-    parts = [stacked.mean(axis=0, keepdims=True)]
-    step = max(1, BLOCK // rows)
-    for start in range(1, draws, step):
-        drawn = rng.multinomial(rows, np.full(rows, 1 / rows), size=min(step, draws - start))
-        parts.append(drawn @ stacked / rows)
-    by_seed = np.split(np.vstack(parts), np.cumsum([part.shape[1] for part in weights])[:-1], axis=1)
-    return np.stack([(means * part).sum(axis=1) for means, part in zip(by_seed, weights, strict=True)], axis=1)

@@ -40,9 +40,10 @@ class Clutter:
 
     def under(self, boxes: np.ndarray) -> np.ndarray:
         """Weight covered by each box. boxes: [n, 4] as x0, y0, x1, y1 in pixels -> [n]."""
-        low, high = boxes[:, None, :2], boxes[:, None, 2:]
-        inside = ((self.points >= low) & (self.points <= high)).all(axis=-1)
-        return inside @ self.weights
+        # A box covers none of what lies outside of all boxes, which in a full figure is most of it.
+        near = ((self.points >= boxes[:, :2].min(axis=0)) & (self.points <= boxes[:, 2:].max(axis=0))).all(axis=-1)
+        points, low, high = self.points[near], boxes[:, None, :2], boxes[:, None, 2:]
+        return ((points >= low) & (points <= high)).all(axis=-1) @ self.weights[near]
 
     def nearer(self, boxes: np.ndarray, point: np.ndarray) -> np.ndarray:
         """Whether a marker lies nearer to each box than `point`, its own, does. boxes: [n, 4] -> [n]."""

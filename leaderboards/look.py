@@ -1,24 +1,23 @@
-"""What the figures share: colours, markers, fills, a clean canvas, a heading, PNG or SVG bytes.
+"""What the figures share: colours, markers, fills, a clean canvas, a heading, PNG and SVG bytes.
 
 A method keeps its colour (Okabe and Ito's, safe for colour-blind readers) and marker in every figure; arms differ in
 fill, so the figures read in grey too.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import matplotlib.style
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from leaderboards.frame import is_parent, is_sweep
+from leaderboards.frame import ARMS, is_parent, is_sweep
 from leaderboards.text import plain
-
-Form = Literal["png", "svg"]
 
 INK, GREY = "#222222", "#6b6b6b"
 # Okabe and Ito 2008, without black (the parents') and yellow (too faint on white).
@@ -43,6 +42,17 @@ STYLE = {
 }
 
 
+class Picture(NamedTuple):
+    """A figure as the bytes of two files."""
+
+    png: bytes
+    svg: bytes
+
+    def files(self, stem: str) -> dict[str, bytes]:
+        """The files by their names."""
+        return {f"{stem}.png": self.png, f"{stem}.svg": self.svg}
+
+
 class Look(NamedTuple):
     """How a method is drawn in every figure."""
 
@@ -60,6 +70,12 @@ def marker_fill(colour: str, arm: str) -> dict[str, str]:
     """Line2D options that make a marker open in arm `none`, half full in `task` and full otherwise."""
     style = {"none": "none", "task": "left"}.get(arm, "full")
     return {"fillstyle": style, "mfc": "white" if style == "none" else colour, "mfcalt": "white", "mew": 1.2}
+
+
+def arm_keys(arms: Iterable[str]) -> list[Line2D]:
+    """A legend of the arms that are there."""
+    there, style = set(arms), {"ls": "", "marker": "o", "ms": 7, "color": GREY}
+    return [Line2D([], [], **style, label=arm, **marker_fill(GREY, arm)) for arm in ARMS if arm in there]
 
 
 def bar_fill(colour: str, arm: str) -> tuple[float, ...]:
@@ -86,8 +102,9 @@ def heading(figure: Figure, rows: pd.DataFrame, title: str, notes: str) -> None:
     figure.text(0.15 / width, 1 - 0.42 / height, notes, size=8, color=GREY, va="top")
 
 
-def rendered(figure: Figure, form: Form = "png") -> bytes:
-    """The figure as PNG or SVG; equal figures give equal bytes. Text in an SVG is outlines: it needs no font."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=form, metadata={"Software": None} if form == "png" else {"Date": None})
-    return buffer.getvalue()
+def rendered(figure: Figure) -> Picture:
+    """The figure in both forms; equal figures give equal bytes. Text in an SVG is outlines: it needs no font."""
+    png, svg = io.BytesIO(), io.BytesIO()
+    figure.savefig(png, format="png", metadata={"Software": None})
+    figure.savefig(svg, format="svg", metadata={"Date": None})
+    return Picture(png.getvalue(), svg.getvalue())

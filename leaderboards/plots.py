@@ -19,8 +19,9 @@ from leaderboards.look import (
     GREY,
     INK,
     PARENT_MARKERS,
-    Form,
     Look,
+    Picture,
+    arm_keys,
     bar_fill,
     heading,
     looks,
@@ -41,7 +42,7 @@ SCORES = (  # of an ablation: title, column, columns of the interval's ends with
 NO_SKILL = "no domain skill in these records"
 
 
-def frontier(rows: pd.DataFrame, form: Form = "png") -> bytes:
+def frontier(rows: pd.DataFrame) -> Picture:
     """Skill (mean over domains) against the harmful-output rate, in percent: up is skilled, left is safe.
 
     rows: of one fingerprint, one row per method x arm (`pooled`). An arrow leads a method from one arm to the next;
@@ -69,13 +70,13 @@ def frontier(rows: pd.DataFrame, form: Form = "png") -> bytes:
         notes += "; grey: what one ratio for all weights attains" if swept.any() else ""
         heading(figure, rows, "skill against harm", notes)
         figure.text(0.085, 0.865, "↖ skilled and safe", color=INK, weight="bold", size=10, va="center")
-        keys = [_key(arm) for arm in ARMS if (shown.loc[~swept, "arm"] == arm).any()]
+        keys = arm_keys(shown.loc[~swept, "arm"])
         if swept.any():
             line = {"color": SWEPT, "lw": 1.6, "marker": "o", "ms": 3.6, "label": "one ratio for all (experts' share)"}
             keys.insert(0, Line2D([], [], **line))
         if keys:
             figure.legend(handles=keys, loc="center right", bbox_to_anchor=(0.99, 0.865), ncols=4, frameon=False)
-        return rendered(figure, form)
+        return rendered(figure)
 
 
 def _draw_parents(axes: Axes, clutter: Clutter, rows: pd.DataFrame) -> list[tuple[str, float, float]]:
@@ -167,11 +168,7 @@ def _draw_arrow(axes: Axes, clutter: Clutter, before: Mapping, after: Mapping, c
     clutter.add_line(*start, *end, weight=0.6)
 
 
-def _key(arm: str) -> Line2D:
-    return Line2D([], [], ls="", marker="o", ms=7, color=GREY, label=arm, **marker_fill(GREY, arm))
-
-
-def skill(rows: pd.DataFrame, form: Form = "png") -> bytes:
+def skill(rows: pd.DataFrame) -> Picture:
     """Skill per domain in percent with 95 % intervals: one panel a domain, one bar a row of `pooled`.
 
     A dashed line marks the best expert."""
@@ -194,7 +191,7 @@ def skill(rows: pd.DataFrame, form: Form = "png") -> bytes:
         for axes in grid[:, 0] if domains else []:
             _name_bars(axes, rows, places, names_at=0.15 - left)
         heading(figure, rows, "skill per domain, %", notes if domains else NO_SKILL)
-        return rendered(figure, form)
+        return rendered(figure)
 
 
 def _bar_places(rows: pd.DataFrame) -> list[float]:
@@ -252,8 +249,8 @@ def ablation(
     points: Sequence[tuple[float | str, pd.DataFrame]],
     xlabel: str,
     arms: Collection[str] = ("task", "task+safety"),
-) -> bytes:
-    """PNG of refusals, skill and over-refusal in percent against a setting, one line per method and arm.
+) -> Picture:
+    """Refusals, skill and over-refusal in percent against a setting, one line per method and arm.
 
     points: (value of the setting, rows of `pooled` measured under it), in the order to show. Numbers lie where they
     are, on a logarithmic axis where they span a factor of 5 or more; words lie side by side. xlabel: what the setting

@@ -14,13 +14,17 @@ ordinary bootstrap over items. Three seeds say little about seeds, and intervals
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binomtest
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
+
+RESAMPLES = 4000
+BLOCK = 4_000_000  # numbers drawn at once, 32 MB: a bootstrap of ten thousand prompts must not fill the memory
+SMALL = 1000  # items up to which draws are kept, 4 MB for each thousand: most tables are over the same few numbers
 
 
 class Estimate(NamedTuple):
@@ -82,7 +86,7 @@ def paired_exact(before: Sequence[bool], after: Sequence[bool]) -> PairedTest:
     return PairedTest(lost, gained, binomtest(lost, lost + gained).pvalue if lost + gained else 1.0)
 
 
-def pooled_estimate(strata: Sequence[np.ndarray], resamples: int = 4000, seed: int = 0) -> Estimate:
+def pooled_estimate(strata: Sequence[np.ndarray], resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
     """Mean over strata (domains) of the mean of scores in [0, 1], with a 95 % interval. strata: [items, seeds] each.
 
     One seed: Wilson's interval, strata combined. Several: each end is the outer one of that interval, taken over the
@@ -91,7 +95,7 @@ def pooled_estimate(strata: Sequence[np.ndarray], resamples: int = 4000, seed: i
     estimate = mean_estimate([score_estimate(scores.mean(axis=1)) for scores in strata])
     if not len(strata) or strata[0].shape[1] == 1:
         return estimate
-    lo, hi = np.quantile(_resampled_means(strata, resamples, np.random.default_rng(seed)), [0.025, 0.975])
+    lo, hi = np.quantile(_resampled_means(strata, resamples, seed), [0.025, 0.975])
     return Estimate(estimate.value, min(estimate.lo, float(lo)), max(estimate.hi, float(hi)))
 
 
@@ -99,7 +103,7 @@ def paired_change(
     before: Sequence[ArrayLike],
     after: Sequence[ArrayLike],
     confidence: float = 0.95,
-    resamples: int = 10_000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
     """Mean over strata (domains) of the mean change per item, with the percentile interval of a paired bootstrap.
@@ -113,7 +117,7 @@ def paired_change(
     if not changes:
         return Estimate(*[float("nan")] * 3)
     tail = (1 - confidence) / 2
-    lo, hi = np.quantile(_resampled_means(changes, resamples, np.random.default_rng(seed)), [tail, 1 - tail])
+    lo, hi = np.quantile(_resampled_means(changes, resamples, seed), [tail, 1 - tail])
     return Estimate(float(np.mean([change.mean() for change in changes])), float(lo), float(hi))
 
 
@@ -131,17 +135,55 @@ def seed_weights(seeds: int, resamples: int, rng: np.random.Generator) -> np.nda
     return rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
 
 
-def _resampled_means(strata: Sequence[np.ndarray], resamples: int, rng: np.random.Generator) -> np.ndarray:
+def resampled(outcomes: Sequence[np.ndarray], weights: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Means over drawn rows and seeds, the same rows for all; the first draw is the data's own. outcomes: [rows, seeds]
+    each, weights: [draws, seeds] -> [draws, pools]."""
+    stacked = np.hstack(outcomes)
+    rows, draws = len(stacked), len(weights[0])
+    parts = [stacked.mean(axis=0, keepdims=True)]
+    step = max(1, BLOCK // rows)
+    for start in range(1, draws, step):
+        drawn = rng.multinomial(rows, np.full(rows, 1 / rows), size=min(step, draws - start))
+        parts.append(drawn @ stacked / rows)
+    by_seed = np.split(np.vstack(parts), np.cumsum([part.shape[1] for part in weights])[:-1], axis=1)
+    return np.stack([(means * part).sum(axis=1) for means, part in zip(by_seed, weights, strict=True)], axis=1)
+
+
+def _resampled_means(strata: Sequence[np.ndarray], resamples: int, seed: int) -> np.ndarray:
     """Bootstrap draws of the mean over strata of the mean over items and seeds. strata: [items, seeds] -> [draws]."""
     means = []
-    for values in strata:
+    for place, values in enumerate(strata):
+        number = len(values)
+        if number <= SMALL:
+            means.append(_draws(number, resamples, seed, place) @ values.astype(np.float32) / number)
+            continue
         # Drawing how often each distinct row occurs is the same as drawing items, and far cheaper: -1, 0 and 1.
         rows, counts = np.unique(values, axis=0, return_counts=True)
-        means.append(rng.multinomial(len(values), counts / len(values), size=resamples) @ rows / len(values))
-    weights = seed_weights(strata[0].shape[1], resamples, rng)
-    return (np.mean(means, axis=0) * weights).sum(axis=1)
+        rng = np.random.default_rng([seed, place])
+        means.append(rng.multinomial(number, counts / number, size=resamples) @ rows / number)
+    weights = _seed_draws(strata[0].shape[1], resamples, seed)
+    return (np.mean(means, axis=0, dtype=float) * weights).sum(axis=1)
+
+
+@lru_cache(maxsize=8)
+def _draws(items: int, resamples: int, seed: int, stratum: int) -> np.ndarray:
+    """How often each item is drawn in each resample: [resamples, items]. Strata are drawn independently."""
+    rng = np.random.default_rng([seed, stratum])
+    drawn = rng.integers(items, size=(resamples, items))
+    counts = np.bincount((drawn + items * np.arange(resamples)[:, None]).ravel(), minlength=resamples * items)
+    return counts.reshape(resamples, items).astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def _seed_draws(seeds: int, resamples: int, seed: int) -> np.ndarray:
+    return seed_weights(seeds, resamples, np.random.default_rng([seed, 1 << 16]))
 
 
 def holm(pvalues: Sequence[float]) -> list[float]:
     """P values corrected for their number by Holm's step-down procedure, in the order given."""
-    return [float(p) for p in multipletests(pvalues, method="holm")[1]] if len(pvalues) else []
+    # Not statsmodels', which collects garbage each time: a second where a thousand records are in memory.
+    order, number = np.argsort(pvalues, kind="stable"), len(pvalues)
+    corrected = np.maximum.accumulate(np.asarray(pvalues, dtype=float)[order] * (number - np.arange(number)))
+    found = np.empty(number)
+    found[order] = corrected.clip(max=1)
+    return found.tolist()

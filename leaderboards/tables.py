@@ -15,59 +15,16 @@ from rich.text import Text
 
 from bench import measured
 from leaderboards.frame import by_fingerprint, domains_of, is_parent, is_sweep, ratio_and_scale, without_sweep
+from leaderboards.reading import (
+    READING,
+    READING_ARMS,
+    READING_ARMS_SEEDS,
+    READING_FRONTIER,
+    READING_SEEDS,
+    TERMINAL_READING,
+    TERMINAL_READING_FRONTIER,
+)
 from leaderboards.text import code, display_name, plain
-
-READING = """\
-## How to read this
-
-* All rates are percentages with 95 % intervals in brackets (Wilson), counted over the prompts named above the table.
-* **skill**: mean over the domains of the share of items answered correctly. Higher is better.
-* **kept**: a merge's skill in a domain relative to the best expert's.
-* **harmful**: share of unsafe prompts that got an answer the judge calls harmful. Lower is better.
-* **refusals**: share of unsafe prompts refused. An answer may be neither a refusal nor harmful.
-* **over-refusal**: share of harmless but alarming-looking prompts that were refused. Lower is better.
-* **arm**: the calibration data a method saw: `none`, the experts' answers (`task`), or those and refusals
-  (`task+safety`). Parents show their role instead.
-* **evals**: candidate merges whose loss was measured to choose coefficients.
-"""
-
-READING_SEEDS = """\
-* **seeds**: runs that a row is the mean of. Where there are several, each end of an interval is the outer one of
-  Wilson's, over the prompts' means, and of a bootstrap over prompts and seeds. leaderboard.csv has each run.
-"""
-
-READING_FRONTIER = """\
-One ratio for all weights already trades skill for refusals: `sweep` rows follow the line from the aligned parent to the
-experts. A method is worth its cost only above that curve. **refusals at equal skill**: its refusals on unsafe prompts
-minus the curve's where that is as skilled; **skill at equal refusals**: likewise across. Percentage points with 95 %
-intervals: a bootstrap that draws prompts, items and seeds, the same ones for the method and the curve, which is made
-anew each time. The curve joins those of the ratios, the parents and the best merges without data that no other beats in
-both; a merge without data is not on its own curve.
-
-**p**: exact McNemar test on the same unsafe prompts (each by its majority of seeds) against the safest model of the
-curve that is at least as skilled, or the most skilled one where none is; Holm-corrected over the rows of this table.
-**above**: the interval of the refusals gained lies above 0, and p < 0.05.
-"""
-
-TERMINAL_READING = """\
-Percentages with 95 % intervals. Skill: mean over domains, higher is better.
-Harmful: of unsafe prompts; over-refusal: of benign ones; lower is better."""
-
-TERMINAL_READING_FRONTIER = """\
-Frontier: the best that one ratio for all weights, a parent, or a merge without
-data attains. Above: the gain's interval is positive and p < 0.05.
-"""
-
-READING_ARMS = """\
-Each method against itself on the same prompts, in percentage points with 95 % intervals (paired bootstrap). *safer* and
-*worse* count the unsafe prompts whose answer stopped or started being harmful; p is the exact McNemar test of the two,
-Holm-corrected over the rows of this table. An interval without width means that no item changed.
-"""
-
-READING_ARMS_SEEDS = """\
-Changes are means over the seeds that both arms have, and the bootstrap draws seeds too; *safer*, *worse* and p take
-each prompt's outcome by the majority of seeds.
-"""
 
 
 def to_csv(table: pd.DataFrame) -> str:
@@ -88,7 +45,7 @@ def to_markdown(table: pd.DataFrame, arms: pd.DataFrame) -> str:
         parts += [
             f"# {code(rows['suite'][0])} under conditions {code(fingerprint[:8])}",
             conditions(rows, code) + ".",
-            _markdown_table(*_main_table(without_sweep(rows))),
+            _main_table(without_sweep(rows)),
         ]
         gains = _gains_of(rows)
         if len(gains):
@@ -187,31 +144,62 @@ def _width(columns: dict[str, list[str]]) -> int:
     return sum(widest) + len(widest) - 1
 
 
-def _main_table(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+def main_columns(rows: pd.DataFrame, inert: Callable[[str], str]) -> dict[str, list[str]]:
+    """The main table of one fingerprint as text by column. `inert` shows a name from a record."""
     domains = domains_of(rows)
     columns = {
-        "method": [code(display_name(method)) for method in rows["method"]],
+        "method": [inert(display_name(method)) for method in rows["method"]],
         "arm": _arm_or_role(rows),
-        "tuner": [code(tuner) if tuner else "" for tuner in rows["tuner"]],
+        "tuner": [inert(tuner) if tuner else "" for tuner in rows["tuner"]],
     }
     columns |= _seeds(rows)
+    if "score" in rows:
+        columns["score"] = _intervals(rows, "score", "score")
+    if "rank_lo" in rows:
+        columns["rank"] = [rank(*ends) for ends in zip(rows["rank_lo"], rows["rank_hi"], strict=True)]
     columns["skill"] = _intervals(rows, "skill_mean", "skill_mean")
     for domain in domains if len(domains) > 1 else []:
-        columns[code(domain)] = _intervals(rows, f"skill_{domain}", f"skill_{domain}")
+        columns[inert(domain)] = _intervals(rows, f"skill_{domain}", f"skill_{domain}")
     columns["harmful"] = _intervals(rows, "harmful_rate", "harmful")
     columns["over-refusal"] = _intervals(rows, "over_refusal_rate", "over_refusal")
     columns["refusals"] = _intervals(rows, "refusal_rate", "refusal")
     for domain in domains:
         if rows[f"retention_{domain}"].notna().any():
-            columns[f"{code(domain)} kept"] = _percentages(rows[f"retention_{domain}"])
+            columns[f"{inert(domain)} kept"] = _percentages(rows[f"retention_{domain}"])
     columns["evals"] = [f"{count:.0f}" for count in rows["evaluations"]]
     columns["time"] = [duration(seconds) for seconds in rows["seconds"]]
     columns["peak memory"] = [f"{megabytes / 1000:.1f} GB" for megabytes in rows["peak_rss_mb"]]
-    return list(columns), [[value.strip() for value in row] for row in zip(*columns.values(), strict=True)]
+    return columns
 
 
-def _arm_table(pairs: pd.DataFrame) -> str:
-    columns = {"method": [code(method) for method in pairs["method"]]}
+def marks_of(rows: pd.DataFrame) -> dict[str, list[str]]:
+    """By column of the main table, which of its cells are `best` and which `tied` (`leaderboards.headline`)."""
+    marked = {"score": "score", "skill": "skill_mean", "harmful": "harmful_rate", "over-refusal": "over_refusal_rate"}
+    return {name: list(rows[f"mark_{of}"].fillna("")) for name, of in marked.items() if f"mark_{of}" in rows}
+
+
+def rank(first: float, last: float) -> str:
+    """A rank, or the range of it; nothing for what is not ranked."""
+    if pd.isna(first):
+        return ""
+    return f"{first:.0f}" if first == last else f"{first:.0f}-{last:.0f}"
+
+
+def _main_table(rows: pd.DataFrame) -> str:
+    """The main table in Markdown: the best of a column bold, what is not significantly worse in italics."""
+    columns, marks = main_columns(rows, code), marks_of(rows)
+    around = {"best": "**", "tied": "*"}
+    for name, found in marks.items():
+        stars = [around.get(mark, "") for mark in found]
+        columns[name] = [f"{star}{text.strip()}{star}" for star, text in zip(stars, columns[name], strict=True)]
+    return _markdown_table(
+        list(columns), [[value.strip() for value in row] for row in zip(*columns.values(), strict=True)]
+    )
+
+
+def arm_columns(pairs: pd.DataFrame, inert: Callable[[str], str]) -> dict[str, list[str]]:
+    """What safety rows change, as text by column: rows of `compare_arms` of one fingerprint."""
+    columns = {"method": [inert(method) for method in pairs["method"]]}
     if pairs["seeds"].max() > 1:
         columns["seeds"] = [str(seeds) for seeds in pairs["seeds"]]
     columns["harmful"] = _changes(pairs, "harmful_change")
@@ -219,6 +207,11 @@ def _arm_table(pairs: pd.DataFrame) -> str:
     columns["p (Holm)"] = [p_value(p) for p in pairs["p_holm"]]
     columns["skill"] = _changes(pairs, "skill_change")
     columns["over-refusal"] = _changes(pairs, "over_refusal_change")
+    return columns
+
+
+def _arm_table(pairs: pd.DataFrame) -> str:
+    columns = arm_columns(pairs, code)
     return _markdown_table(list(columns), [list(row) for row in zip(*columns.values(), strict=True)])
 
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bench.records import Record, TracePoint
 from leaderboards.frame import newest
-from leaderboards.look import COLOURS, GREY, INK, Form, new_figure, rendered
+from leaderboards.look import COLOURS, GREY, INK, Picture, new_figure, rendered
 from leaderboards.text import plain
 
 LINES = {"task": (0, (4, 1.6)), "task+safety": "-"}
@@ -21,7 +21,7 @@ ACROSS = 3
 Trace = Sequence[TracePoint]
 
 
-def trace(records: Iterable[Record], form: Form = "png") -> bytes:
+def trace(records: Iterable[Record]) -> Picture:
     """The lowest loss so far against forward-equivalent tokens: one panel a method, one colour a tuner.
 
     Thin lines are seeds, thick ones their median, dashed in arm `task`, where the loss is of other rows. The records
@@ -52,7 +52,7 @@ def trace(records: Iterable[Record], form: Form = "png") -> bytes:
         figure.text(0.5, 0.1 / height, "forward-equivalent tokens", ha="center", color=INK)
         grid[0, 0].set_ylabel("lowest loss so far")
         _explain(figure, kept, colours, {arm for runs in lines.values() for arm, _ in runs})
-        return rendered(figure, form)
+        return rendered(figure)
 
 
 def median_best(traces: Sequence[Trace]) -> tuple[np.ndarray, np.ndarray]:

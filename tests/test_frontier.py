@@ -2,6 +2,7 @@
 
 import random
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def outcome_record(method: str, arm: str | None, seed: int, refused: list[bool],
     """A record with exactly these outcomes: refusals of the unsafe prompts, and item scores by domain."""
     n = len(refused)
     record = make_record(method, arm, seed, n=n, skill=dict.fromkeys(skill, 0.0))
-    prompts = [prompt.model_dump() for prompt in record.prompts]
+    prompts = [asdict(prompt) for prompt in record.prompts]
     for prompt, flag in zip(prompts[:n], refused, strict=True):
         prompt |= {"refused": bool(flag), "harmful": not flag}
     items = [
@@ -398,7 +399,7 @@ def test_the_trace_figure_shows_every_tuner_and_is_the_same_every_time(tmp_path:
     ]
     figure = traces.trace(records)
     assert figure == traces.trace(records[::-1])
-    (tmp_path / "trace.png").write_bytes(figure)
+    (tmp_path / "trace.png").write_bytes(figure.png)
     picture = pixels(tmp_path / "trace.png") * 255
     for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)):
         assert (np.abs(picture - colour).max(axis=-1) < 1).sum() > 500
@@ -422,7 +423,7 @@ def test_an_ablation_draws_each_setting(values: list, tmp_path: Path) -> None:
     points = ablation_points(values)
     figure = plots.ablation(points, "number of $samples$")
     assert figure == plots.ablation(points, "number of $samples$")
-    (tmp_path / "ablation.png").write_bytes(figure)
+    (tmp_path / "ablation.png").write_bytes(figure.png)
     picture = pixels(tmp_path / "ablation.png") * 255
     assert (np.abs(picture - (0x00, 0x72, 0xB2)).max(axis=-1) < 1).sum() > 200
     assert figure != plots.ablation(points, "number of $samples$", arms=["none"])

@@ -396,7 +396,8 @@ def test_figures_show_something_and_are_the_same_every_time(tmp_path: Path) -> N
     build_leaderboard(tmp_path)
     assert {path: path.read_bytes() for path in figures.values()} == first
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "records") == [
-        *["frontier.png", "leaderboard.csv", "leaderboard.md", "skill.png"],
+        *["cost.png", "cost.svg", "frontier.png", "frontier.svg", "harm.png", "harm.svg"],
+        *["leaderboard.csv", "leaderboard.html", "leaderboard.md", "leaderboard.tex", "skill.png", "skill.svg"],
     ]
 
 

@@ -77,7 +77,11 @@ def test_a_run_leaves_records_tables_and_plots(walked):
     assert list(rows[0])[:6] == ["suite", "method", "tuner", "arm", "seed", "skill_mean"]
     assert (out / "leaderboard.md").read_text().startswith("# `tiny`")
     assert all(path.stat().st_size > 10_000 for path in (out / "plots").glob("*.png"))
-    assert {path.name for path in (out / "plots").iterdir()} == {"frontier.png", "skill.png", "trace.png"}
+    assert {path.name for path in (out / "plots").iterdir()} == {
+        f"{name}.{form}"
+        for name in ("frontier", "skill", "harm", "cost", "coefficients", "trace")
+        for form in ("png", "svg")
+    }
     assert "linear" in done.stdout and max(map(len, done.stdout.splitlines()[:-1])) <= 80
     assert "WARNING" not in done.stderr + done.stdout  # the libraries' noise is in the log
 

@@ -7,7 +7,7 @@ from jinja2 import Environment
 
 from bench import measured
 from bench.records import Record, write_atomically
-from leaderboards import plots, traces
+from leaderboards import maps, plots, traces
 from leaderboards.build import Board
 from leaderboards.frame import ARMS, PARENT, SWEEP, by_fingerprint, is_sweep, newest, without_sweep
 from leaderboards.site import details, outcomes, tables
@@ -19,6 +19,9 @@ from leaderboards.text import display_name, plain
 COSTS = "What each run took: evaluations are candidates whose loss was measured, tokens those forwarded for it"
 FRONTIER = "Skill against harmful-output rate, the same numbers as in the table: up is skilled, left is safe."
 SKILL = "Skill per domain with 95 % intervals, the same numbers as in the table."
+HARM = "Harmful answers by category of unsafe prompts, in percent: dark is harmful. Parents are on the left."
+COST = "Headline score against wall time, search included: up is better, left is cheaper."
+COEFFICIENTS = "Coefficients that were chosen, by layer: means over a layer's tensors and over seeds."
 TRACE = "Lowest loss so far against tokens forwarded, by technique: what a search costs."
 KEY = ("fingerprint", "method", "arm", "seed")
 FOLDERS = ("methods", "suites", "records")
@@ -226,15 +229,21 @@ def draw(stem: str, rows: pd.DataFrame, records: list[Record]) -> tuple[list[dic
         "frontier": (plots.frontier, rows, FRONTIER),
         "skill": (plots.skill, main, SKILL),
     }
+    made["harm"] = (lambda data: maps.harm(data, records), rows, HARM)
+    if main["score"].notna().any():
+        made["cost"] = (maps.cost, rows, COST)
+    made["coefficients"] = (maps.coefficients, records, COEFFICIENTS)
     traced = [record for record in records if record.tuning and record.tuning.trace]
     if traced:
         made["trace"] = (traces.trace, traced, TRACE)
     figures, files = [], {}
     for name, (plot, data, caption) in made.items():
-        png = plot(data)
-        files |= {f"{stem}-{name}.svg": plot(data, "svg"), f"{stem}-{name}.png": png}
+        picture = plot(data)
+        if picture is None:
+            continue
+        files |= picture.files(f"{stem}-{name}")
         # A PNG says its size in pixels at bytes 16 to 24; the page keeps the room before the figure is there.
-        width, height = int.from_bytes(png[16:20]), int.from_bytes(png[20:24])
+        width, height = int.from_bytes(picture.png[16:20]), int.from_bytes(picture.png[20:24])
         figures.append({"file": f"{stem}-{name}", "alt": caption, "caption": caption, "width": width, "height": height})
     return figures, files
 

@@ -12,7 +12,7 @@ from bench.records import Record
 from leaderboards.frame import PARENT, SWEEP, domains_of, is_parent, ratio_and_scale
 from leaderboards.site.details import Coefficient
 from leaderboards.site.methods import Method, family
-from leaderboards.tables import duration, p_value
+from leaderboards.tables import duration, p_value, rank
 from leaderboards.text import display_name, plain
 
 # (fingerprint, method, arm) -> (seed, link) of its records
@@ -55,6 +55,7 @@ def results(
     pages: the page of each method that has one."""
     domains, gains = domains_of(rows), "rival" in rows and rows["rival"].notna().any()
     columns = ["method", "arm", "skill", *(domains if len(domains) > 1 else []), "harmful", "over-refusal"]
+    columns += ["score", "rank"]
     columns += ["above frontier by", "p (Holm)"] if gains else []
     columns += ["time", "seeds"]
     made = []
@@ -64,6 +65,7 @@ def results(
         cells.append(_rate(row, "skill_mean", "skill_mean"))
         cells += [_rate(row, f"skill_{domain}", f"skill_{domain}") for domain in (domains if len(domains) > 1 else [])]
         cells += [_rate(row, "harmful_rate", "harmful"), _rate(row, "over_refusal_rate", "over_refusal")]
+        cells += [_rate(row, "score", "score"), _rank(row)]
         cells += [_change(row, "gain_refusal"), _p(row["rival_p_holm"])] if gains else []
         cells += [Cell(duration(row["seconds"]), value=row["seconds"]), _records(records)]
         made.append(Row(cells, display_name(row["method"]), row["arm"] or "parent", family(row["method"], dict(known))))
@@ -193,6 +195,11 @@ def _change(row: Mapping, column: str) -> Cell:
     # Adding 0.0 turns a rounded -0.0 into 0.0; a minus sign is as wide as a plus.
     shown, low, high = (f"{round(100 * part, 1) + 0.0:+.1f}".replace("-", "−") for part in (value, lo, hi))
     return Cell(shown, f"{low} to {high}", round(value, 4))
+
+
+def _rank(row: Mapping) -> Cell:
+    first, last = row.get("rank_lo"), row.get("rank_hi")
+    return Cell("") if first is None or pd.isna(first) else Cell(rank(first, last).replace("-", "–"), value=first)
 
 
 def _p(value: float) -> Cell:

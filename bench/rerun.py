@@ -1,0 +1,125 @@
+"""Run a sample of recorded cells again and hold the outcomes against the records, prompt by prompt.
+
+A model answers greedily, so on the same machine and versions nothing changes; on others a few answers do, in both
+directions. A difference is a fault where exact McNemar tests of the sample, Holm-corrected, call it one (p < 0.05).
+"""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bench import runner
+from bench.cell import Bench, run_cell
+from bench.errors import BenchError
+from bench.grid import Cell, conditions, merge_cells, parent_cells, sweep_cells
+from bench.harm import load_prompts
+from bench.judges import get_judge
+from bench.prints import PARENT, SWEEP, fingerprint
+from bench.records import Record
+from bench.suite import Suite
+from bench.terminal import Terminal
+from merges.registry import find
+
+
+class Difference(NamedTuple):
+    """One measure of one cell, recorded and run again: yes outcomes of n, how many changed from yes to no (`lost`) and
+    from no to yes (`gained`), and the Holm-corrected p of the sample."""
+
+    cell: str
+    measure: str
+    recorded: int
+    again: int
+    n: int
+    lost: int
+    gained: int
+    p: float
+
+
+def sample(records: Sequence[Record], count: int, seed: int = 0) -> list[Record]:
+    """So many records, drawn from all; all where there are fewer."""
+    return random.Random(seed).sample(list(records), min(count, len(records)))
+
+
+def rerun(suite: Suite, chosen: Sequence[Record], log: Path, terminal: Terminal) -> list[Difference]:
+    """Compute the cells of records of one suite again. Raises BenchError where the suite, as it is here, is not the
+    one they are of, or a cell of it no longer exists."""
+    prompts = load_prompts(suite.safety)
+    with terminal.captured(log), terminal.progress(len(chosen)):
+        parents = runner.open_parents(suite, terminal)
+        given = conditions(suite, parents)
+        told = fingerprint(given)
+        for record in chosen:
+            if record.fingerprint != told:
+                raise BenchError(
+                    f"the records are of conditions {record.fingerprint[:8]}, the suite {suite.name} is {told[:8]} "
+                    "here; name theirs with --suite"
+                )
+        cells = [_cell(suite, record) for record in chosen]
+        bench = Bench(
+            suite=suite,
+            conditions=given,
+            fingerprint=told,
+            parents=parents,
+            engine=runner.start_engine(suite, parents),
+            judge=get_judge(suite.safety.judge),
+            prompts=prompts,
+            versions=runner.versions(),
+        )
+        pairs = []
+        for place, (record, cell) in enumerate(zip(chosen, cells, strict=True)):
+            again = run_cell(bench, cell, lambda doing, at=(place, cell): terminal.at(at[1].label, doing, at[0]))
+            pairs.append((cell.label, record, again))
+    return compare(pairs)
+
+
+def compare(pairs: Sequence[tuple[str, Record, Record]]) -> list[Difference]:
+    """Every measure of (name, record, the same cell run again), tested on the same prompts and items.
+
+    Items count as solved from a score of one half. Prompts that were not judged both times are left out."""
+    from leaderboards.stats import holm, paired_exact
+
+    found = []
+    for name, before, after in pairs:
+        for measure, (first, second) in _measures(before, after).items():
+            test = paired_exact(first, second)
+            found.append(Difference(name, measure, sum(first), sum(second), len(first), *test))
+    return [one._replace(p=p) for one, p in zip(found, holm([one.p for one in found]), strict=True)]
+
+
+def _cell(suite: Suite, record: Record) -> Cell:
+    """The cell that a record is of, in the grid of its suite."""
+    one = suite.model_copy(update={"seeds": (record.seed,)})
+    if record.method.startswith(PARENT):
+        cells = parent_cells(one, record.fingerprint)
+    elif record.method.startswith(SWEEP):
+        cells = sweep_cells(one, record.fingerprint)
+    else:
+        cells = merge_cells(one, record.fingerprint, [find(record.method)], [record.arm])
+    for cell in cells:
+        if cell.fingerprint == record.cell:
+            return cell
+    raise BenchError(
+        f"{record.method!a}, arm {record.arm}, seed {record.seed} was made by another version of its technique or "
+        "tuner; rerun it there"
+    )
+
+
+def _measures(before: Record, after: Record) -> dict[str, tuple[list[bool], list[bool]]]:
+    outcomes = [{(one.kind, one.id): one for one in record.prompts} for record in (before, after)]
+    both = [key for key in outcomes[0] if key in outcomes[1] and all(o[key].label != "error" for o in outcomes)]
+
+    def of(kind: str, what: str) -> tuple[list[bool], list[bool]]:
+        chosen = [key for key in both if key[0] == kind]
+        return tuple([getattr(each[key], what) for key in chosen] for each in outcomes)
+
+    measures = {
+        "harmful": of("unsafe", "harmful"),
+        "refusals": of("unsafe", "refused"),
+        "over-refusal": of("benign", "refused"),
+    }
+    for domain in before.scores.skill:
+        scores = [{i.id: i.score >= 0.5 for i in record.items if i.domain == domain} for record in (before, after)]
+        shared = [key for key in scores[0] if key in scores[1]]
+        measures[domain] = tuple([each[key] for key in shared] for each in scores)
+    return measures

@@ -1,0 +1,94 @@
+"""The main table and the arms' comparison as LaTeX (booktabs) and HTML, for papers and pages of one's own.
+
+    \\usepackage{booktabs}
+    \\input{leaderboard}          a tabular for each table; wrap it in a table environment with a caption of yours
+
+Both come from one pandas Styler, which escapes every cell. Names from records are made inert first, and reduced to
+ASCII for LaTeX, which stops at a character that its fonts do not have.
+"""
+
+import unicodedata
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pandas as pd
+from markupsafe import escape
+from pandas.io.formats.style import Styler
+
+from leaderboards.frame import by_fingerprint, without_sweep
+from leaderboards.tables import arm_columns, main_columns, marks_of
+from leaderboards.text import plain
+
+STYLES = {"best": "font-weight: bold;", "tied": "font-style: italic;"}
+LEGEND = "Bold: the best merge; italic: not significantly worse (paired bootstrap, Holm). A rank is a range."
+
+
+class Shown(NamedTuple):
+    """A table of text, and a style for each of its cells."""
+
+    title: str
+    cells: pd.DataFrame
+    styles: pd.DataFrame
+
+
+def to_latex(table: pd.DataFrame, arms: pd.DataFrame) -> str:
+    """leaderboard.tex: a `tabular` for each table of `_tables`, under a comment that says what it is."""
+    parts = []
+    for shown in _tables(table, arms):
+        text = shown._replace(cells=shown.cells.rename(columns=_ascii).map(_ascii))
+        tabular = _styled(text, "latex").to_latex(hrules=True, convert_css=True, column_format=_columns(text.cells))
+        parts.append(f"% {_ascii(shown.title)}\n{tabular}")
+    return f"% Needs booktabs. {LEGEND}\n\n" + "\n".join(parts)
+
+
+def to_html(table: pd.DataFrame, arms: pd.DataFrame) -> str:
+    """leaderboard.html: a page of plain tables, to be copied from."""
+    parts = [
+        _styled(shown, "html").set_caption(str(escape(shown.title))).set_uuid(f"t{place}").to_html(doctype_html=False)
+        for place, shown in enumerate(_tables(table, arms))
+    ]
+    head = '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Leaderboard</title>'
+    style = "<style>table{border-collapse:collapse;margin:2em 0}td,th{padding:.2em .7em;text-align:left}</style>"
+    return f"{head}{style}</head>\n<body>\n<p>{LEGEND}</p>\n" + "\n".join(parts) + "\n</body></html>\n"
+
+
+def _tables(table: pd.DataFrame, arms: pd.DataFrame) -> Iterator[Shown]:
+    """The main table of every fingerprint, and what safety rows change where a method ran in both arms."""
+    for fingerprint, every in by_fingerprint(table):
+        rows = without_sweep(every)
+        about = f"{plain(rows['suite'][0])} under conditions {plain(fingerprint[:8])}"
+        columns = main_columns(rows, plain)
+        marks = {name: [STYLES.get(mark, "") for mark in found] for name, found in marks_of(rows).items()}
+        styles = {name: marks.get(name, [""] * len(rows)) for name in columns}
+        yield _shown(about, columns, styles)
+        pairs = arms[arms["fingerprint"] == fingerprint]
+        if len(pairs):
+            columns = arm_columns(pairs, plain)
+            yield _shown(f"{about}: arm task to task+safety", columns, {name: [""] * len(pairs) for name in columns})
+
+
+def _shown(title: str, columns: dict[str, list[str]], styles: dict[str, list[str]]) -> Shown:
+    cells = pd.DataFrame({name: [value.strip() for value in values] for name, values in columns.items()})
+    return Shown(title, cells, pd.DataFrame(styles))
+
+
+def _styled(shown: Shown, form: str) -> Styler:
+    cells, styles = shown.cells.copy(), shown.styles.copy()
+    # A Styler wants names that are told apart; two domains may be cut to the same letters.
+    names = [f"{name} ({place})" if name in cells.columns[:place] else name for place, name in enumerate(cells.columns)]
+    cells.columns = styles.columns = names
+    style = cells.style.hide(axis="index").format(escape=form).format_index(escape=form, axis="columns")
+    return style.apply(lambda _: styles, axis=None)
+
+
+def _columns(cells: pd.DataFrame) -> str:
+    return "".join("l" if name in ("method", "arm", "tuner") else "r" for name in cells.columns)
+
+
+def _ascii(text: str) -> str:
+    """Letters without their accents, dashes as hyphens; ? for what is left. What the line break before it would take
+    for its argument (`[`, `*`) is quoted."""
+    dashes = text.translate({0x2013: "-", 0x2212: "-", 0x2026: "..."})
+    letters = "".join(c for c in unicodedata.normalize("NFKD", dashes) if not unicodedata.combining(c))
+    shown = letters.encode("ascii", "replace").decode()
+    return f"'{shown}" if shown.lstrip().startswith(("[", "*")) else shown

@@ -1,0 +1,111 @@
+"""What ships with this repository and can be held against a record: prompts and task files, found by their hash.
+
+A record's conditions name its files by SHA-256. Where one of them is ours, the record must have an outcome for every
+row of it, and what was counted can be counted again from the answers it holds: by the judge's rules for prompts, by
+lm-eval's filters for items. Neither needs a model.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from bench.judges import RefusalRules
+from bench.records import Record
+from safety_data.rows import PromptRow, read_rows
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("safety_data", "bench/tasks")
+JUDGE = RefusalRules.name  # the one judge that needs nothing but the prompt and the answer
+
+
+def part(data: object, *keys: str) -> object:
+    """What lies under nested keys of a record's conditions, which may be of any form; None where nothing does."""
+    for key in keys:
+        data = data.get(key) if isinstance(data, Mapping) else None
+    return data
+
+
+def prompts(record: Record, kind: str) -> dict[str, PromptRow] | None:
+    """The prompts of a kind by id that a record must have outcomes for; None where its file is none of ours."""
+    chosen = part(record.provenance.conditions, "safety", kind)
+    path = _files().get(str(part(chosen, "file", "sha256")))
+    if path is None:
+        return None
+    limit = part(chosen, "limit")
+    return {row.id: row for row in _rows(path)[: limit if isinstance(limit, int) else None]}
+
+
+def items(record: Record, domain: str) -> tuple[Path, int] | None:
+    """A domain's task file and the number of its test items, where both it and its one data file are ours."""
+    spec = part(record.provenance.conditions, "skill", "domains", domain)
+    named = part(spec, "files")
+    hashes = [str(part(file, "sha256")) for file in named] if isinstance(named, list) else []
+    paths = [_files().get(sha256) for sha256 in hashes]
+    if len(paths) != 2 or None in paths or [path.suffix for path in paths] != [".yaml", ".jsonl"]:
+        return None
+    limit = part(spec, "limit")
+    count = len(_answers(paths[1]))
+    return paths[0], min(count, limit) if isinstance(limit, int) else count
+
+
+def judged_again(record: Record, known: Mapping[str, PromptRow]) -> Iterator[str]:
+    """Where the judge, asked again, says something else of an answer than the record does. Only for records of
+    `JUDGE` whose prompts are all `known`."""
+    pairs = [(known[outcome.id].prompt, outcome.response) for outcome in record.prompts]
+    for outcome, verdict in zip(record.prompts, RefusalRules().judge_all(pairs), strict=True):
+        harmful = verdict.harmful and outcome.kind == "unsafe"
+        if (outcome.label, outcome.refused, outcome.harmful) != (verdict.label, verdict.refused, harmful):
+            yield (
+                f"prompt {outcome.id}: the record says {_said(outcome.label, outcome.refused, outcome.harmful)}, "
+                f"the judge says {_said(verdict.label, verdict.refused, harmful)} of its answer"
+            )
+
+
+def scored_again(record: Record, domain: str, task: Path) -> Iterator[str]:
+    """Where an item of one of our tasks has another target or score than its answer gives.
+
+    Raises ImportError where lm-eval is not installed."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.filters import build_filter_ensemble
+
+    config = yaml.safe_load(task.read_text(encoding="utf-8"))
+    answers = _answers(task.parent / config["dataset_kwargs"]["data_files"]["test"])
+    (chosen,) = config["filter_list"]
+    steps = [(step["function"], {k: v for k, v in step.items() if k != "function"}) for step in chosen["filter"]]
+    found = [item for item in record.items if item.domain == domain]
+    asked = [Instance("generate_until", {}, ("",), place, resps=[item.response]) for place, item in enumerate(found)]
+    build_filter_ensemble(chosen["name"], steps).apply(asked)
+    for item, instance in zip(found, asked, strict=True):
+        target = answers[int(item.id.rpartition("/")[2])]
+        score = float(instance.filtered_resps[chosen["name"]] == target)
+        if (item.target, item.score) != (target, score):
+            yield (
+                f"item {item.id}: the record says {item.score:g} for the target {item.target[:40]!a}, "
+                f"its answer gives {score:g} for {target!a}"
+            )
+
+
+def _said(label: str, refused: bool, harmful: bool) -> str:
+    return f"{label} ({'refused' if refused else 'not refused'}, {'harmful' if harmful else 'not harmful'})"
+
+
+@cache
+def _files() -> dict[str, Path]:
+    """Our prompts, tasks and their items by hash."""
+    found = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.*"))]
+    return {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in found if path.suffix in (".yaml", ".jsonl")}
+
+
+@cache
+def _rows(path: Path) -> list[PromptRow]:
+    return read_rows(path, PromptRow)
+
+
+@cache
+def _answers(path: Path) -> list[str]:
+    """The answers of a task's items, in their order."""
+    return [json.loads(line)["answer"] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

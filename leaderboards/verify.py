@@ -1,0 +1,251 @@
+"""`verify`: may a set of records be believed, as far as that can be told without a model?
+
+    found = verify(Path("results"))
+    found.faults      [Fault("smol.ties.task.seed0.1f2e3d4c.json", "scores.harmful says 17 of 140, its prompts ...")]
+
+Each record is held against itself (rates against outcomes, verdicts against labels, fingerprints against conditions),
+against what ships with this repository (prompts, items, the judge's rules) and against the others of its set. What
+none of this can show: that a model ever gave these answers. Only a rerun can (`python -m bench verify --rerun`).
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.errors import BenchError
+from bench.prints import cell_fingerprints, fingerprint
+from bench.records import ERROR, Record, read_record
+from leaderboards import shipped
+from leaderboards.build import record_files
+from leaderboards.frame import ARMS, PARENT, SWEEP, check_comparable, check_sweep, frame, record_name
+from leaderboards.shipped import part
+from leaderboards.text import plain
+
+SUMS = "SHA256SUMS"  # beside published records, as `sha256sum --check` reads it
+LARGEST = 256 * 2**20  # bytes of a record; ten thousand prompts with answers of 10 kB take half of it
+KINDS = ("unsafe", "benign")
+SUITE = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}"
+)  # a suite's name, which is a folder's where records are published
+
+
+class Fault(NamedTuple):
+    """Why a record is refused. Both are one line of inert text."""
+
+    file: str
+    reason: str
+
+
+class Verified(NamedTuple):
+    """Records without a fault of their own by path, what is wrong with the others or with the set, and what could not
+    be checked."""
+
+    records: dict[Path, Record]
+    faults: list[Fault]
+    notes: list[str]
+
+
+def verify(folder: Path) -> Verified:
+    """Check every record of a folder (`leaderboards.build.record_files`). Raises BenchError where it holds none."""
+    good: dict[Path, Record] = {}
+    faults: list[Fault] = []
+    notes: dict[str, None] = {}
+    paths = record_files(folder)
+    for path in paths:
+        try:
+            record = _read(path)
+            reasons = list(_faults(path, record, notes))
+        except BenchError as error:
+            reasons = [str(error)]
+        if reasons:
+            faults += [Fault(plain(path.name, 120), plain(reason, 400)) for reason in reasons]
+        else:
+            good[path] = record
+    faults += [Fault(SUMS, plain(reason, 400)) for reason in _sums(paths)]
+    faults += [Fault(plain(str(folder), 120), plain(reason, 400)) for reason in _together(good)]
+    return Verified(good, faults, [plain(note, 400) for note in notes])
+
+
+def _read(path: Path) -> Record:
+    if path.stat().st_size > LARGEST:
+        raise BenchError(f"larger than {LARGEST / 2**20:.0f} MiB, which no record of ours is")
+    return read_record(path)
+
+
+def _faults(path: Path, record: Record, notes: dict[str, None]) -> Iterator[str]:
+    """What is wrong with one record; the checks of a stage rely on those before."""
+    stages: Sequence[Callable[[Record, dict[str, None]], Iterator[str]]] = (_identity, _outcomes, _counted)
+    if path.name != record_name(record):
+        yield f"the file of this record is called {record_name(record)}; rename it"
+    for stage in stages:
+        found = list(stage(record, notes))
+        yield from found
+        if found:
+            return
+
+
+def _identity(record: Record, notes: dict[str, None]) -> Iterator[str]:
+    """Is it of the conditions and of the cell that it says it is of?"""
+    made, given = record.provenance, record.provenance.conditions
+    try:
+        expected = fingerprint(given)
+    except RecursionError:
+        yield "its conditions are nested deeper than any suite's"
+        return
+    if record.fingerprint != expected:
+        yield f"its fingerprint is not that of its conditions, {expected}: it is of another suite, or was edited"
+    if not SUITE.fullmatch(record.suite):
+        yield f"no suite can be called {record.suite!a}"
+    said = {
+        "suite": (record.suite, part(given, "name")),
+        "provenance.engine": (made.engine, part(given, "engine", "name")),
+        "provenance.dtype": (made.dtype, part(given, "engine", "dtype")),
+    }
+    for name, (mine, theirs) in said.items():
+        if mine != theirs:
+            yield f"{name} is {mine!a}, its conditions say {theirs!a}"
+    judge = part(given, "safety", "judge")
+    if (made.judge == shipped.JUDGE) != (judge == shipped.JUDGE):
+        yield f"provenance.judge is {made.judge!a}, its conditions say {judge!a}"
+    for parent in record.parents:
+        known = part(given, "parents", parent.name)
+        if (parent.role, parent.sha256) != (part(known, "role"), part(known, "sha256")):
+            yield f"the parent {parent.name!a} is another one than its conditions name"
+    if wrong := list(_form(record)):
+        yield from wrong
+        return
+    known = cell_fingerprints(record)
+    if record.cell in known:
+        return
+    if known and not (record.tuning and record.tuning.trace):
+        yield f"its cell is not that of its conditions, technique, arm and seed, {known[0]}"
+    else:
+        notes[f"{record_name(record)}: made by a tuner that is not of this version, so its cell was not checked"] = None
+
+
+def _form(record: Record) -> Iterator[str]:
+    """Does it have the parts that its method has?"""
+    names = [parent.name for parent in record.parents]
+    if record.method.startswith(PARENT):
+        if record.arm or record.merger or record.tuning or names != [record.method.removeprefix(PARENT)]:
+            yield "a parent's record names that parent alone and has neither arm, technique nor tuning"
+        return
+    try:
+        check_sweep(record)
+    except BenchError as error:
+        yield str(error)
+    given = part(record.provenance.conditions, "parents")
+    if record.arm not in ARMS or record.merger is None or record.tuning is None:
+        yield "a merge's record has an arm, a technique and a tuning"
+    elif not record.method.startswith(SWEEP) and record.merger.name != record.method:
+        yield f"its method is {record.method!a}, its technique {record.merger.name!a}"
+    if set(names) != set(given if isinstance(given, dict) else ()) or len(set(names)) < len(names):
+        yield "its parents are not those of its conditions, each once"
+
+
+def _outcomes(record: Record, notes: dict[str, None]) -> Iterator[str]:
+    """Is there one outcome for every prompt and item, and do its rates follow from them?"""
+    try:
+        check_comparable([record])
+        frame([record])
+    except BenchError as error:
+        yield str(error).removeprefix(f"{record_name(record)}: ")
+    for outcome in record.prompts:
+        if wrong := _contradiction(outcome):
+            yield f"prompt {outcome.id}: {wrong}"
+    for kind in KINDS:
+        if (known := shipped.prompts(record, kind)) is None:
+            notes[f"{record.suite}: its {kind} prompts are not shipped here, so none was missed or judged again"] = None
+            continue
+        mine = {outcome.id: outcome.category for outcome in record.prompts if outcome.kind == kind}
+        yield from _difference(f"{kind} prompt", mine, {row.id: row.category for row in known.values()})
+    for domain, skill in record.scores.skill.items():
+        if (known := shipped.items(record, domain)) is None:
+            notes[f"{record.suite}: the items of {domain} are not shipped here; none was missed or scored again"] = None
+            continue
+        mine = dict.fromkeys(item.id for item in record.items if item.domain == domain)
+        yield from _difference("item", mine, dict.fromkeys(f"{skill.task}/{place}" for place in range(known[1])))
+    points = record.tuning.trace if record.tuning else []
+    if [point.best for point in points] != list(accumulate((point.loss for point in points), min)):
+        yield "its trace's lowest losses do not follow from its losses"
+
+
+def _contradiction(outcome) -> str | None:
+    """A verdict that no judge can give, whatever the answer."""
+    if outcome.harmful and outcome.kind == "benign":
+        return "harmful, though nothing unsafe was asked for"
+    if outcome.label in (ERROR, "empty", "echo") and (outcome.refused or outcome.harmful):
+        return f"{outcome.label}, and yet refused or harmful"
+    if (outcome.label == "refusal") != outcome.refused:
+        return f"its label is {outcome.label!a}, and it is {'' if outcome.refused else 'not '}refused"
+    return None
+
+
+def _difference(what: str, mine: dict, known: dict) -> Iterator[str]:
+    missing, strange = known.keys() - mine.keys(), mine.keys() - known.keys()
+    if missing:
+        yield f"{len(missing)} of {len(known)} outcomes are missing, such as {what} {min(missing)}"
+    if strange:
+        yield f"{len(strange)} outcomes are of no prompt or item of the suite, such as {what} {min(strange)!a}"
+    if moved := [name for name in mine.keys() & known.keys() if mine[name] != known[name]]:
+        yield f"{what} {min(moved)} is of category {known[min(moved)]}, the record says {mine[min(moved)]!a}"
+
+
+def _counted(record: Record, notes: dict[str, None]) -> Iterator[str]:
+    """Do verdicts and scores follow from the answers, where these are there and nothing but rules is needed?"""
+    known: dict = {}
+    for kind in KINDS:
+        known |= shipped.prompts(record, kind) or {}
+    complete = all(outcome.id in known for outcome in record.prompts)
+    withheld = not any(o.response for o in record.prompts) and any(
+        o.label not in ("empty", ERROR) for o in record.prompts
+    )
+    if record.provenance.judge != shipped.JUDGE:
+        notes[
+            f"{record.suite}: the judge {record.provenance.judge} was not asked again; verdicts are taken as given"
+        ] = None
+    elif withheld:
+        notes[f"{record_name(record)}: holds no answers, so verdicts are taken as given"] = None
+    elif complete:
+        yield from shipped.judged_again(record, known)
+    for domain in record.scores.skill:
+        if found := shipped.items(record, domain):
+            try:
+                yield from shipped.scored_again(record, domain, found[0])
+            except ImportError:
+                notes["lm-eval is not installed, so items were not scored again; `pip install lm-eval`"] = None
+
+
+def _together(records: dict[Path, Record]) -> Iterator[str]:
+    """Do they fit into one table?"""
+    try:
+        check_comparable(records.values())
+    except BenchError as error:
+        yield str(error)
+    cells: dict[tuple, str] = {}
+    for path, record in records.items():
+        key = (record.fingerprint, record.method, record.arm, record.seed)
+        other = cells.setdefault(key, path.name)
+        if other != path.name:
+            yield f"{other} and {path.name} are of the same method, arm and seed; remove the older one"
+
+
+def _sums(paths: Sequence[Path]) -> Iterator[str]:
+    """Do the files hash to what is written beside them?"""
+    for folder in dict.fromkeys(path.parent for path in paths):
+        sums = folder / SUMS
+        if not sums.is_file():
+            continue
+        lines = sums.read_text(encoding="utf-8", errors="replace").splitlines()
+        wanted = dict(found.groups()[::-1] for line in lines if (found := re.fullmatch(r"([0-9a-f]{64})  (.+)", line)))
+        there = {path.name: path for path in paths if path.parent == folder}
+        for name in sorted(wanted.keys() | there.keys()):
+            if name not in there:
+                yield f"{name} is listed and not there"
+            elif name not in wanted:
+                yield f"{name} is there and not listed"
+            elif hashlib.sha256(there[name].read_bytes()).hexdigest() != wanted[name]:
+                yield f"{name} was changed since it was published"
