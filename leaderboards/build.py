@@ -11,9 +11,11 @@ from typing import NamedTuple
 import pandas as pd
 
 from bench.errors import BenchError
+from bench.failures import read_failures
 from bench.records import Record, read_record, read_records, write_atomically
 from leaderboards import plots, traces
 from leaderboards.arms import compare_arms
+from leaderboards.failed import markdown_failures
 from leaderboards.frame import by_fingerprint, frame, without_sweep
 from leaderboards.frontier import against_frontier
 from leaderboards.pool import pooled
@@ -68,7 +70,7 @@ def build_leaderboard(out: Path, fingerprint: str | None = None, board: Board | 
     rows = choose(board.rows, fingerprint)
     outputs = {
         "leaderboard.csv": to_csv(board.table),
-        "leaderboard.md": to_markdown(board.rows, board.arms),
+        "leaderboard.md": to_markdown(board.rows, board.arms) + markdown_failures(read_failures(out)),
         "plots/frontier.png": plots.frontier(rows),
         "plots/skill.png": plots.skill(without_sweep(rows)),
     }

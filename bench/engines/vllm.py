@@ -94,6 +94,9 @@ class VllmEngine(Engine):
         missing = set().union(*self._llm.collective_rpc("swap_weights", args=(iter(weights),)))
         if missing:
             raise BenchError(f"the weights lack {min(missing)}, which the model's configuration asks for")
+        self.forget()
+
+    def forget(self) -> None:
         if not self._llm.reset_prefix_cache():
             raise BenchError("vLLM did not reset its prefix cache; answers would mix old and new weights")
 

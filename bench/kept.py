@@ -1,0 +1,115 @@
+"""The finished stages of a cell that is not finished: what a run that was killed need not do again.
+
+    OUT/stages/1f2e3d4c5b6a7988.0a1b2c3d/tuning.json, answers.json, verdicts.json, skill0.json
+
+A stage is written atomically as it ends and read back at once, so that a cell which is taken up again goes on from the
+same bytes as one that was never stopped. The folder goes when the cell's record is there.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from bench.records import write_atomically
+
+STAGES = "stages"
+Value = TypeVar("Value")
+
+
+class Kept:
+    """The stages of one cell, and the wall seconds of each: of earlier attempts too, where they finished it.
+
+    `made_by` is a hash of what computes: a stage of other versions of the packages is not taken up.
+    """
+
+    def __init__(self, out: Path, cell: str, made_by: str) -> None:
+        self._all = out / STAGES
+        self._cell = cell[:16]
+        self._folder = self._all / f"{self._cell}.{made_by[:8]}"
+        self.seconds: dict[str, float] = {}
+        self._read: dict[str, Any] = {}
+
+    def has(self, *names: str) -> bool:
+        """Whether all these stages are finished."""
+        return all(self._content(name) is not None for name in names)
+
+    def stage(self, name: str, form: Any, label: str, work: Callable[[], Value]) -> Value:
+        """What the stage came to when it was finished before, else what `work` returns, which is kept.
+
+        form: the type that it has as JSON. label: what its seconds are counted under."""
+        if self.has(name):
+            return self.get(name, form)
+        start = time.perf_counter()
+        value = work()
+        return self.put(name, form, value, {label: time.perf_counter() - start})
+
+    def get(self, name: str, form: Any) -> Any:
+        """What a finished stage came to; its seconds are counted. None where it is not finished."""
+        content = self._content(name)
+        if content is None:
+            return None
+        try:
+            value = _adapter(form).validate_python(content["value"])
+        except ValidationError:  # written by another version of ours: as if it were not there
+            self._read[name] = None
+            return None
+        for label, seconds in content["seconds"].items():
+            self._count(label, seconds)
+        return value
+
+    def put(self, name: str, form: Any, value: Any, seconds: dict[str, float]) -> Any:
+        """Keep what a stage came to; return it as it is read back. Raises OutError where it cannot be written."""
+        plain = _adapter(form).dump_python(value)
+        text = json.dumps({"seconds": seconds, "value": plain}, ensure_ascii=True, allow_nan=False)
+        write_atomically(self._path(name), text + "\n")
+        self._read.pop(name, None)
+        return self.get(name, form)
+
+    @contextmanager
+    def timed(self, label: str) -> Iterator[None]:
+        """Count the seconds of what is not kept."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._count(label, time.perf_counter() - start)
+
+    def remove(self) -> None:
+        """Forget all stages of the cell, whatever made them."""
+        for folder in self._all.glob(f"{self._cell}.*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _count(self, label: str, seconds: float) -> None:
+        self.seconds[label] = round(self.seconds.get(label, 0.0) + seconds, 3)
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.json"
+
+    def _content(self, name: str) -> dict[str, Any] | None:
+        """A stage's file, read once; None where it is not there, or damaged, which computing it again repairs."""
+        if name not in self._read:
+            try:
+                found = json.loads(self._path(name).read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                found = None
+            whole = isinstance(found, dict) and isinstance(found.get("seconds"), dict) and "value" in found
+            self._read[name] = found if whole else None
+        return self._read[name]
+
+
+@cache
+def _adapter(form: Any) -> TypeAdapter:
+    return TypeAdapter(form)
+
+
+def finished_stages(out: Path, cell: str) -> list[str]:
+    """For people: the stages kept of a cell, in the order they were finished."""
+    paths = (out / STAGES).glob(f"{cell[:16]}.*/*.json")
+    return [path.stem for path in sorted(paths, key=lambda path: path.stat().st_mtime)]
