@@ -34,7 +34,7 @@ class Agenda(BaseModel):
 
 
 def write_agenda(out: Path, agenda: Agenda) -> None:
-    """Keep it; the same command on the same suite has one. Raises OutError."""
+    """Keep it; the same command on the same suite has one. Raises RunStopped."""
     of = hashlib.sha256(agenda.call.encode()).hexdigest()
     path = out / AGENDA / f"{agenda.suite}.{agenda.fingerprint[:8]}.{of[:8]}.json"
     write_atomically(path, agenda.model_dump_json(indent=1) + "\n")

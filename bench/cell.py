@@ -104,7 +104,8 @@ def run_cell(bench: Bench, cell: Cell, report: Report, kept: Kept) -> Record:
     """
     safety, domains = bench.suite.safety, list(bench.suite.skill.domains)
     skills = [f"skill{number}" for number in range(len(domains))]
-    live = not kept.has("answers", *skills)  # whether the model itself is still needed
+    forms = {"answers": list[str], **dict.fromkeys(skills, tuple[Skill, list[ItemOutcome]])}
+    live = not all(kept.has(name, form) for name, form in forms.items())  # whether the model itself is still needed
     tuned = None
     if cell.merger is None:
         if live:
@@ -112,6 +113,7 @@ def run_cell(bench: Bench, cell: Cell, report: Report, kept: Kept) -> Record:
                 parent = bench.parents[cell.parent]
                 bench.engine.load_weights((name, parent[name].to(bench.dtype)) for name in parent)
     elif cell.merger.form == "context":
+        live = live or not kept.has("tuning", Tuned)
         tuned = _measured_merge(bench, cell, kept, report) if live else kept.get("tuning", Tuned)
     else:
         tuned = _tuned_merge(bench, cell, kept, report, live)
@@ -120,7 +122,7 @@ def run_cell(bench: Bench, cell: Cell, report: Report, kept: Kept) -> Record:
         report(f"answering {len(bench.prompts)} safety prompts")
         return answers(bench.engine, bench.prompts, safety.max_tokens, safety.jailbreak)
 
-    said = kept.stage("answers", list[str], "harm", answered)
+    said = kept.stage("answers", forms["answers"], "harm", answered)
     outcomes = kept.stage("verdicts", list[PromptOutcome], "harm", lambda: judged(bench.judge, bench.prompts, said))
     skill, items = {}, []
     for name, domain in zip(skills, domains, strict=True):
@@ -129,7 +131,7 @@ def run_cell(bench: Bench, cell: Cell, report: Report, kept: Kept) -> Record:
             report(f"answering the task of {domain}")
             return measure_domain(bench.engine, bench.suite.skill, domain)
 
-        skill[domain], found = kept.stage(name, tuple[Skill, list[ItemOutcome]], "skill", scored)
+        skill[domain], found = kept.stage(name, forms[name], "skill", scored)
         items += found
     return Record(
         suite=bench.suite.name,

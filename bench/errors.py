@@ -5,5 +5,9 @@ class BenchError(ValueError):
     """Bad input or a missing prerequisite. The message is one sentence naming the offending thing and the remedy."""
 
 
-class OutError(BenchError):
-    """A file cannot be written: no cell can be finished, so a run stops here instead of failing them one by one."""
+class RunStopped(BenchError):
+    """The disk is full, or a service is gone: no cell can be finished, so a run stops instead of failing each."""
+
+
+class EngineLost(RuntimeError):
+    """An engine died or cannot be trusted any more: a new process is needed to have one again."""

@@ -50,7 +50,7 @@ class Failure(CellName):
 
 
 def write_failure(out: Path, name: CellName, reason: str) -> None:
-    """Keep why a cell failed. Raises OutError."""
+    """Keep why a cell failed. Raises RunStopped."""
     created = datetime.now(UTC).isoformat(timespec="seconds")
     reason = ascii(" ".join(reason.split())[:REASON])[1:-1] if not reason.isprintable() else reason[:REASON]
     failure = Failure(**name.model_dump(), reason=reason, created=created)

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from bench.records import write_atomically
 
@@ -34,17 +34,17 @@ class Kept:
         self._cell = cell[:16]
         self._folder = self._all / f"{self._cell}.{made_by[:8]}"
         self.seconds: dict[str, float] = {}
-        self._read: dict[str, Any] = {}
+        self._read: dict[str, tuple[Any, dict[str, float]] | None] = {}
 
-    def has(self, *names: str) -> bool:
-        """Whether all these stages are finished."""
-        return all(self._content(name) is not None for name in names)
+    def has(self, name: str, form: Any) -> bool:
+        """Whether a stage is finished and can be read as `form`."""
+        return self._found(name, form) is not None
 
     def stage(self, name: str, form: Any, label: str, work: Callable[[], Value]) -> Value:
         """What the stage came to when it was finished before, else what `work` returns, which is kept.
 
         form: the type that it has as JSON. label: what its seconds are counted under."""
-        if self.has(name):
+        if self.has(name, form):
             return self.get(name, form)
         start = time.perf_counter()
         value = work()
@@ -52,20 +52,16 @@ class Kept:
 
     def get(self, name: str, form: Any) -> Any:
         """What a finished stage came to; its seconds are counted. None where it is not finished."""
-        content = self._content(name)
-        if content is None:
+        found = self._found(name, form)
+        if found is None:
             return None
-        try:
-            value = _adapter(form).validate_python(content["value"])
-        except ValidationError:  # written by another version of ours: as if it were not there
-            self._read[name] = None
-            return None
-        for label, seconds in content["seconds"].items():
-            self._count(label, seconds)
+        value, seconds = found
+        for label, spent in seconds.items():
+            self._count(label, spent)
         return value
 
     def put(self, name: str, form: Any, value: Any, seconds: dict[str, float]) -> Any:
-        """Keep what a stage came to; return it as it is read back. Raises OutError where it cannot be written."""
+        """Keep what a stage came to; return it as it is read back. Raises RunStopped where it cannot be written."""
         plain = _adapter(form).dump_python(value)
         text = json.dumps({"seconds": seconds, "value": plain}, ensure_ascii=True, allow_nan=False)
         write_atomically(self._path(name), text + "\n")
@@ -92,15 +88,16 @@ class Kept:
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.json"
 
-    def _content(self, name: str) -> dict[str, Any] | None:
-        """A stage's file, read once; None where it is not there, or damaged, which computing it again repairs."""
+    def _found(self, name: str, form: Any) -> tuple[Any, dict[str, float]] | None:
+        """A stage and its seconds, read once; None where it is not there, or damaged, or of another version of ours:
+        computing it again is the cure."""
         if name not in self._read:
             try:
-                found = json.loads(self._path(name).read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                found = None
-            whole = isinstance(found, dict) and isinstance(found.get("seconds"), dict) and "value" in found
-            self._read[name] = found if whole else None
+                content = json.loads(self._path(name).read_text(encoding="utf-8"))
+                seconds = _adapter(dict[str, float]).validate_python(content["seconds"])
+                self._read[name] = _adapter(form).validate_python(content["value"]), seconds
+            except (OSError, ValueError, TypeError, KeyError):  # pydantic's errors are ValueErrors
+                self._read[name] = None
         return self._read[name]
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.errors import BenchError, OutError
+from bench.errors import BenchError, RunStopped
 
 LOCK = ".lock"
 PATIENCE = 5.0  # seconds: the process of a run that was killed a moment ago takes one to notice
@@ -32,12 +32,12 @@ class Held:
 
 @contextmanager
 def locked(out: Path) -> Iterator[Held]:
-    """Hold OUT's lock. Raises BenchError naming the run that holds it, OutError where OUT cannot be written."""
+    """Hold OUT's lock. Raises BenchError naming the run that holds it, RunStopped where OUT cannot be written."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise OutError(f"cannot write to {out} ({error.strerror}); choose another OUT") from error
+        raise RunStopped(f"cannot write to {out} ({error.strerror}); choose another OUT") from error
     try:
         deadline = time.monotonic() + PATIENCE
         while not _taken(descriptor):

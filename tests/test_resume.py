@@ -78,14 +78,12 @@ Kept.put = put
 def test_a_run_that_is_killed_after_any_stage_ends_with_the_same_scores(walked, tmp_path):
     out, arguments = walked
     stages = []
-    for after in (1, 2, 9, 18, 19, 22):  # in a parent, in a merge without data, after a search, after its answers
+    for after in (1, 2, 9, 5, 1, 4):  # in a parent, after the parents, after a search, its answers, another's merge
         (tmp_path / "stop.py").write_text(STOPS.format(after=after))
         stopped = bench(*arguments, "--out", tmp_path / "out", "--plugin", tmp_path / "stop.py")
-        if stopped.returncode == 0:
-            break
         assert stopped.returncode == -signal.SIGKILL, stopped.stderr[-3000:]
         stages.append(sorted(path.stem for path in (tmp_path / "out" / "stages").glob("*/*.json")))
-    assert ["answers"] in stages and any("tuning" in kept for kept in stages), stages
+    assert stages[0] == ["answers"] and stages[3:] == [["tuning"], ["answers", "tuning"], ["tuning"]], stages
     done = bench(*arguments, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr[-3000:]
     assert scores(tmp_path / "out") == scores(out)
@@ -145,7 +143,7 @@ def test_a_stage_is_computed_once_and_a_damaged_one_again(tmp_path):
         path.write_text(damage)
         assert Kept(tmp_path, "c" * 64, "v" * 64).stage("answers", list[str], "harm", work) == ["a", "\ud800"]
     assert len(calls) == 6
-    assert not Kept(tmp_path, "c" * 64, "w" * 64).has("answers"), "made by other versions"
+    assert not Kept(tmp_path, "c" * 64, "w" * 64).has("answers", list[str]), "made by other versions"
     Kept(tmp_path, "c" * 64, "w" * 64).remove()
     assert not list((tmp_path / "stages").iterdir())
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.engines.base import Engine, LogLikelihood, Tokens
-from bench.errors import BenchError
+from bench.errors import BenchError, EngineLost
 
 try:
     from vllm import LLM, SamplingParams
@@ -98,7 +98,7 @@ class VllmEngine(Engine):
 
     def forget(self) -> None:
         if not self._llm.reset_prefix_cache():
-            raise BenchError("vLLM did not reset its prefix cache; answers would mix old and new weights")
+            raise EngineLost("vLLM did not reset its prefix cache; answers would mix old and new weights")
 
     def generate(
         self,
