@@ -17,7 +17,7 @@ AGENDA = "agenda"
 
 
 class Agenda(BaseModel):
-    """A suite's cells that a command computes, in their order; `options` are those of that function of `bench.cli`."""
+    """A suite's cells that a command computes, in their order; `options` are that function's in `bench.running`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

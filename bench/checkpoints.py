@@ -338,9 +338,10 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
         except OSError:  # another process was first, with the same bytes
             if not (folder / "config.json").exists():
                 raise
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged file may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise BenchError(
-            f"cannot convert {gguf} into {folder} ({error}); reinstall its package or free space"
+            f"cannot convert {gguf} into {folder} ({reason}); reinstall its package or free space"
         ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -372,7 +373,7 @@ def read_json(path: Path) -> dict:
     """A JSON object from a file. Raises BenchError naming it."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BenchError(f"cannot read {path} ({error}); fetch the checkpoint again") from error
     if not isinstance(data, dict):
         raise BenchError(f"{path} holds no JSON object; fetch the checkpoint again")

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +41,8 @@ class Loss(NamedTuple):
 def supervise(job: Job, limits: Limits, terminal: Terminal) -> list[Outcome]:
     """Do a job, one outcome a suite. Raises BenchError for bad input, and where a worker is lost outside of a cell."""
     lost: Counter[str] = Counter()
+    with captured(job.out / "logs" / "run.log"):  # Python's tracker of semaphores tells what a killed worker left
+        resource_tracker.ensure_running()
     while True:
         with _Worker(job, limits, terminal) as worker:
             ending = worker.watch()

@@ -59,14 +59,15 @@ class Terminal:
         self.rest()
         if finished:
             self.say(f"{finished} of {cells + finished} cells are finished already")
+        if not self._console.is_terminal:
+            return
         columns = (
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=12), MofNCompleteColumn(),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
         )  # fmt: skip
         self._progress = Progress(*columns, console=self._console, transient=True, speed_estimate_period=1e6)
         self._task = self._progress.add_task("starting", total=cells)
-        if self._console.is_terminal:
-            self._progress.start()
+        self._progress.start()
 
     def begin(self, cell: CellName, number: int, of: int) -> None:
         """The next cell, counted from 1."""
@@ -76,7 +77,7 @@ class Terminal:
 
     def at(self, where: str, doing: str) -> None:
         """Say what is worked on, doing what."""
-        if self._progress is not None and self._console.is_terminal:
+        if self._progress is not None:
             text = f"{where}: {doing}"
             room = max(20, self._console.width - 50)
             text = text if len(text) <= room else text[: room - 1] + "…"

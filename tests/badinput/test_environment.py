@@ -16,6 +16,7 @@ from bench.kept import Kept
 from bench.lock import locked
 from bench.records import write_record
 from tests.test_leaderboard import make_record
+from tests.test_overhead import PLUGIN as TINY_MODELS
 from tests.test_run import bench
 
 FLAGS: list[tuple[tuple[str, ...], str]] = [
@@ -62,15 +63,15 @@ def test_out_can_only_be_read(refusal: Callable[..., str]):
 
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 kB with room for no record."""
+    """A file system of 400 kB, of which a file takes most."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = shutil.which("mount")
-    command = [mount, "-t", "tmpfs", "-o", "size=64k", "none", str(disk)]
+    command = [mount, "-t", "tmpfs", "-o", "size=400k", "none", str(disk)]
     if os.geteuid() != 0 or mount is None or subprocess.run(command, check=False).returncode:
         pytest.skip("mounting a small file system takes root")
     try:
-        (disk / "ballast").write_bytes(b"x" * 50_000)
+        (disk / "ballast").write_bytes(b"x" * 330_000)
         yield disk
     finally:
         subprocess.run(["umount", str(disk)], check=True)
@@ -79,10 +80,25 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_stops_a_run_and_what_was_there_stays(full_disk: Path):
     before = sorted(full_disk.rglob("*"))
     with pytest.raises(RunStopped, match=r"No space left on device.*free the space or choose another OUT"):
-        write_record(full_disk, make_record(n=200))
+        write_record(full_disk, make_record(n=1000))
     with pytest.raises(RunStopped, match="No space left on device"):
-        Kept(full_disk, "c" * 64, "v" * 64).put("answers", list[str], ["x" * 60_000], {})
+        Kept(full_disk, "c" * 64, "v" * 64).put("answers", list[str], ["x" * 100_000], {})
     assert not [path for path in full_disk.rglob("*") if path.is_file() and path not in before]
+
+
+def test_a_run_on_a_full_disk_stops_and_goes_on_when_there_is_room(full_disk: Path, suite: Path):
+    (suite.parent / "tiny.py").write_text(TINY_MODELS)
+    command = ("run", "--suite", suite, "--method", "linear", "--arms", "none", "--plugin", suite.parent / "tiny.py")
+    done = bench(*command, "--out", full_disk / "out")
+    assert done.returncode == 2 and "No space left on device" in done.stderr, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr and not list(full_disk.rglob("*.tmp"))
+    before = {path: path.read_bytes() for path in full_disk.glob("out/records/*.json")}
+    assert len(before) < 4
+    (full_disk / "ballast").unlink()
+    done = bench(*command, "--out", full_disk / "out", "--json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(list(full_disk.glob("out/records/*.json"))) == 4
+    assert all(path.read_bytes() == content for path, content in before.items())
 
 
 def test_no_network(suite: Path, monkeypatch):

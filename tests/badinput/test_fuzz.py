@@ -66,7 +66,7 @@ def fuzz(seconds: float, cases: Any, read: Any) -> int:
     end, seen = time.monotonic() + seconds, [0]
 
     @settings(
-        max_examples=10**9 if seconds > 60 else 10**4,
+        max_examples=50,  # a round of which the clock is looked at after
         deadline=None,
         database=None,
         phases=[Phase.generate],
@@ -74,8 +74,6 @@ def fuzz(seconds: float, cases: Any, read: Any) -> int:
     )
     @given(cases)
     def one(case: Any) -> None:
-        if time.monotonic() > end:
-            return
         seen[0] += 1
         try:
             read(case)

@@ -64,8 +64,8 @@ CHANGES: list[tuple[str, Any, str]] = [
 ]
 
 TEXTS: list[tuple[str | bytes, str]] = [
-    ("", "holds no mapping"),
-    ("[1, 2]", "holds no mapping"),
+    ("", "is not a YAML mapping of keys"),
+    ("[1, 2]", "is not a YAML mapping of keys"),
     ("a: [1\nb: 2", "is not YAML"),
     ("\0", "is not YAML"),
     (b"\xff\xfe\x00", "cannot read the suite"),
@@ -73,6 +73,8 @@ TEXTS: list[tuple[str | bytes, str]] = [
     ("a: &x [*x]", "unknown key 'a'"),
     ("1: 2", "unknown key '1'"),
     ("[" * 3000, "is not YAML"),
+    ("name: 2001-99-99", "is not YAML"),
+    ('"\\e[31m\\n": 1', "unknown key"),
 ]
 
 
