@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from bench.records import write_atomically
 
 STAGES = "stages"
+SHORT = 1.0  # seconds of work that a power cut (no kill) may cost: waiting for the disk would cost every cell more
 Value = TypeVar("Value")
 
 
@@ -64,7 +65,7 @@ class Kept:
         """Keep what a stage came to; return it as it is read back. Raises RunStopped where it cannot be written."""
         plain = _adapter(form).dump_python(value)
         text = json.dumps({"seconds": seconds, "value": plain}, ensure_ascii=True, allow_nan=False)
-        write_atomically(self._path(name), text + "\n")
+        write_atomically(self._path(name), text + "\n", durable=sum(seconds.values()) > SHORT)
         self._read.pop(name, None)
         return self.get(name, form)
 

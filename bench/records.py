@@ -181,8 +181,9 @@ def record_path(out: Path, suite: str, method: str, arm: str | None, seed: int, 
     return out / "records" / (".".join(_UNSAFE_IN_NAME.sub("-", part) for part in parts) + ".json")
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees all of it or nothing. Raises RunStopped when it cannot be written."""
+def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
+    """Write a file so that a reader sees all of it or nothing; `durable`: even after a power cut, which takes the disk
+    its time. Raises RunStopped when it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
@@ -190,7 +191,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             try:
                 file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
                 temporary.chmod(0o644)
                 temporary.replace(path)
             except BaseException:

@@ -54,6 +54,8 @@ def run(job: Job, terminal: Terminal) -> list[Outcome]:
     whenever OUT cannot be written.
     """
     with locked(job.out) as held, captured(job.out / "logs" / "run.log"):
+        for path in [*job.out.glob("*/tmp*.tmp"), *job.out.glob("stages/*/tmp*.tmp")]:
+            path.unlink()  # what a run was writing when it was killed
         load_all()
         for path in job.plugins:
             registry.load_plugin(path)

@@ -74,7 +74,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
         (disk / "ballast").write_bytes(b"x" * 330_000)
         yield disk
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_a_full_disk_stops_a_run_and_what_was_there_stays(full_disk: Path):
