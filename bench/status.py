@@ -45,7 +45,7 @@ def _section(out: Path, agenda: Agenda, running: dict | None) -> str:
     asked = f"`{agenda.command}` of {agenda.suite} under conditions {agenda.fingerprint[:8]}"
     lines = [f"{asked}: {', '.join(counts)}"]
     lines += [f"  failed   {one.label}: {one.reason}; log in {one.log(out)}" for one in failed]
-    lines += [f"  running  {at.label}, since {_clock(running)}{_stages(out, at)}"] if at else []
+    lines += [f"  running  {at.label}, for {_elapsed(running)}{_stages(out, at)}"] if at else []
     lines += [f"  left     {name.label}{_stages(out, name)}" for name in waiting]
     return "\n".join(lines)
 
@@ -56,14 +56,18 @@ def _guess(left: Iterable[CellName], seconds: dict[str | None, list[float]]) -> 
     if not every:
         return "no time known yet"
     total = sum(mean(seconds[name.arm] if seconds.get(name.arm) else every) for name in left)
-    if total < 90:
-        return f"about {total:.0f} s"
-    return f"about {total / 60:.0f} min" if total < 5400 else f"about {total / 3600:.1f} h"
+    return f"about {_length(total)}"
 
 
-def _clock(running: dict | None) -> str:
+def _length(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _elapsed(running: dict | None) -> str:
     since = datetime.fromisoformat(str((running or {}).get("since")))
-    return f"{max(0, int((datetime.now(UTC) - since).total_seconds()))} s ago"
+    return _length(max(0.0, (datetime.now(UTC) - since).total_seconds()))
 
 
 def _stages(out: Path, name: CellName) -> str:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from bench.agenda import Agenda, write_agenda
 from bench.errors import BenchError
 from bench.failures import CellName, forget_failure, read_failures, write_failure
 from bench.kept import Kept, finished_stages
 from bench.lock import holder, locked
 from bench.records import read_records
+from bench.status import report
 from tests.test_run import ROOT, bench, outcome, tiny_suite
 
 NAME = CellName(suite="s", fingerprint="f" * 64, cell="c" * 64, method="ties", arm="task", seed=0)
@@ -183,6 +185,19 @@ def test_status_says_what_is_done_and_left_and_how_long_it_may_take(walked, tmp_
     finally:
         lost.write_text(content)
         forget_failure(out, name)
+
+
+def test_status_of_a_run_that_goes_on_says_at_what_it_is(tmp_path):
+    other = NAME.model_copy(update={"cell": "d" * 64, "arm": "none"})
+    write_agenda(tmp_path, Agenda(suite="s", fingerprint="f" * 64, command="run", options={}, cells=[NAME, other]))
+    with locked(tmp_path) as held:
+        held.note(NAME.cell)
+        Kept(tmp_path, NAME.cell, "v" * 64).put("tuning", int, 3, {})
+        said = report(tmp_path)
+    assert f"process {os.getpid()} works on it" in said
+    assert "0 of 2 cells done, 1 running, 1 left, no time known yet" in said
+    assert "running  ties · task · seed 0, for 0 s; finished of it: tuning" in said
+    assert "left     ties · none · seed 0" in said
 
 
 def test_status_and_retry_of_a_folder_where_nothing_ran_are_one_sentence(tmp_path):
