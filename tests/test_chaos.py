@@ -22,10 +22,10 @@ pytestmark = pytest.mark.slow
 SUITE = """
 extends: smol
 name: chaos
-skill: {domains: {math: {limit: 12}, chem: {limit: 12}}}
-safety: {unsafe: {limit: 16}, benign: {limit: 16}, max_tokens: 16}
+skill: {domains: {math: {limit: 8}, chem: {limit: 8}}}
+safety: {unsafe: {limit: 12}, benign: {limit: 12}, max_tokens: 12}
 calibration: {task: {math: {rows: 6}, chem: {rows: 6}}, safety: {rows: 6}, benign: {rows: 6}}
-search: {options: {steps: 3, rows: 4}}
+search: {options: {steps: 2, rows: 4, checks: 1}}
 """
 SEED = 7
 VICTIMS = ("the supervisor", "both", "the worker")  # both: as a power cut; the worker: then the run goes on by itself
