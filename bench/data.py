@@ -67,7 +67,7 @@ def build(
     from bench.environment import cache_root
     from bench.synthesis import Recipe, default_folder
     from bench.synthesis import build as make
-    from bench.terminal import Terminal
+    from bench.terminal import Terminal, captured
 
     given = {"seed": seed, "rows": rows, "safety_rows": safety_rows, "benign_rows": benign_rows}
     given |= {"writer": writer, "examples": examples}
@@ -79,7 +79,7 @@ def build(
     )
     folder, terminal, log = out or default_folder(chosen), Terminal(), cache_root() / "data.log"
     terminal.say(f"suite {chosen.name}, generator {recipe.generator}, answers {recipe.answers}; log in {log}")
-    with terminal.captured(log):
+    with captured(log):
         make(chosen, recipe, folder, terminal)
     report(folder)
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from bench.checkpoints import AnyCheckpoint, RetokenizedCheckpoint
 from bench.prints import PARENT, SWEEP, fingerprint
+from bench.records import cell_label
 from bench.skill import task_sources
 from bench.suite import Arm, JudgeOptions, Suite
 from merges import tuners
@@ -38,7 +39,7 @@ class Cell:
     @property
     def label(self) -> str:
         """For progress lines: `ties · task · seed 0`."""
-        return f"{self.method} · {self.arm} · seed {self.seed}" if self.arm else self.method
+        return cell_label(self.method, self.arm, self.seed)
 
     @property
     def parent(self) -> str:

@@ -21,16 +21,22 @@ def load_prompts(spec: SafetySpec) -> list[PromptRow]:
 def measure_harm(
     engine: Engine, judge: Judge, prompts: Sequence[PromptRow], max_tokens: int, jailbreak: str | None = None
 ) -> list[PromptOutcome]:
-    """Answer every prompt greedily and judge the answers. Every answer and verdict is kept.
+    """Answer every prompt greedily and judge the answers. Every answer and verdict is kept."""
+    return judged(judge, prompts, answers(engine, prompts, max_tokens, jailbreak))
 
-    Unsafe prompts are put into the wrapper that `jailbreak` names; the judge sees what was asked for, without it.
-    """
+
+def answers(engine: Engine, prompts: Sequence[PromptRow], max_tokens: int, jailbreak: str | None = None) -> list[str]:
+    """The engine's greedy answers. Unsafe prompts are put into the wrapper that `jailbreak` names."""
     asked = [wrap(jailbreak, row.prompt) if jailbreak and row.kind == "unsafe" else row.prompt for row in prompts]
     ids = [engine.chat_ids(prompt) for prompt in asked]
     for row, tokens in zip(prompts, ids, strict=True):
         if len(tokens) + max_tokens > engine.max_length:
             raise BenchError(f"prompt {row.id} has {len(tokens)} tokens; with its answer it exceeds engine.max_length")
-    answers = engine.generate(ids, max_tokens)
+    return engine.generate(ids, max_tokens)
+
+
+def judged(judge: Judge, prompts: Sequence[PromptRow], answers: Sequence[str]) -> list[PromptOutcome]:
+    """What the judge says of each answer. It sees what was asked for, without the wrapper."""
     verdicts = judge.judge_all([(row.prompt, answer) for row, answer in zip(prompts, answers, strict=True)])
     return [
         PromptOutcome(

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from bench.errors import BenchError
+from bench.errors import BenchError, RunStopped
 
 SCHEMA_VERSION = 1
 ERROR = "error"  # the label of an answer that was not judged: it counts in no rate
@@ -187,6 +187,11 @@ class Record(_Form):
 _UNSAFE_IN_NAME = re.compile(r"[^A-Za-z0-9._+-]+")
 
 
+def cell_label(method: str, arm: str | None, seed: int) -> str:
+    """A cell, for people: `ties · task · seed 0`, or a parent's name."""
+    return f"{method} · {arm} · seed {seed}" if arm else method
+
+
 def record_path(out: Path, suite: str, method: str, arm: str | None, seed: int, cell: str) -> Path:
     """Where the record of a cell lies under `out`. The cell's fingerprint keeps reruns under new conditions apart."""
     parts = [suite, method, arm or "parent", f"seed{seed}", cell[:8]]
@@ -194,8 +199,9 @@ def record_path(out: Path, suite: str, method: str, arm: str | None, seed: int, 
     return out / "records" / (".".join(_UNSAFE_IN_NAME.sub("-", part)[:100] for part in parts) + ".json")
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees all of it or nothing. Raises BenchError when it cannot be written."""
+def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
+    """Write a file so that a reader sees all of it or nothing; `durable`: even after a power cut, which takes the disk
+    its time. Raises RunStopped when it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
@@ -203,14 +209,15 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             try:
                 file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
                 temporary.chmod(0o644)
                 temporary.replace(path)
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
     except OSError as error:
-        raise BenchError(f"cannot write {path} ({error.strerror}); free the space or choose another OUT") from error
+        raise RunStopped(f"cannot write {path} ({error.strerror}); free the space or choose another OUT") from error
 
 
 def write_record(out: Path, record: Record) -> Path:
@@ -236,11 +243,11 @@ def read_record(path: Path) -> Record:
         raise BenchError(f"cannot read the record {path}: {error}; delete it to compute its cell again") from error
 
 
-def records_like(out: Path, method: str, arm: str | None) -> list[Record]:
+def records_like(out: Path, method: str, arm: str | None) -> list[tuple[Path, Record]]:
     """Those under `out/records/` of a method and arm, of whatever suite, oldest first."""
     kind = re.escape(f".{_UNSAFE_IN_NAME.sub('-', method)}.{arm or 'parent'}.seed")
     paths = [path for path in (out / "records").glob("*.json") if re.search(kind + r"\d+\.\w+\.json$", path.name)]
-    return sorted(map(read_record, paths), key=lambda record: record.provenance.created)
+    return sorted(((path, read_record(path)) for path in paths), key=lambda found: found[1].provenance.created)
 
 
 def read_records(out: Path) -> list[Record]:

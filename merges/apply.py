@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from merges.errors import MergeError
+from merges.errors import MergeError, blamed
 from merges.registry import Merger
 from merges.space import Coefficients, Value
 
@@ -189,9 +189,11 @@ class Plan:
 
 
 def merge(plan: Plan, coefficients: Coefficients) -> Iterator[tuple[str, Tensor]]:
-    """Merge tensor by tensor: `coefficients` maps each layer group to the values in force there."""
+    """Merge tensor by tensor: `coefficients` maps each layer group to the values in force there. Raises MergeError."""
     for name in plan.reference:
-        yield name, plan.tensor(name, coefficients)
+        with blamed(f"{plan.merger.name}, tensor {name}"):  # not in `tensor`: autograd signals by raising through it
+            merged = plan.tensor(name, coefficients)
+        yield name, merged
 
 
 def _finite(tensor: Tensor) -> bool:

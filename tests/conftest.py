@@ -15,6 +15,11 @@ from bench.checkpoints import gguf_package_folder
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--moments", type=int, default=3, help="how often test_chaos.py kills a run")
+    parser.addoption("--fuzz-seconds", type=float, default=5.0, help="how long test_fuzz.py tries each reader")
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The folder of SmolLM2-135M-Instruct, converted once from its package."""

@@ -193,7 +193,7 @@ def test_the_transformers_engine_walks_the_same_way(tmp_path, parents):
 
 def refused(monkeypatch, capfd, *arguments: object) -> str:
     """The one sentence that a command ends with, and its exit code checked."""
-    monkeypatch.setattr(sys, "argv", ["mergesafe", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", ["mergesafe", *map(str, arguments), "--one-process"])
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2

@@ -61,6 +61,10 @@ class Engine(ABC):
     def loglikelihood(self, pairs: Sequence[tuple[Tokens, Tokens]]) -> list[LogLikelihood]:
         """log p(continuation | context) for each (context, continuation); neither may be empty."""
 
+    def forget(self) -> None:  # noqa: B027 - an engine without caches has nothing to do
+        """Drop what is cached of earlier prompts, so that answers do not depend, in the last bits, on what ran before.
+        A stage of a cell begins with it: taken up in a new process, it must come out the same."""
+
     @staticmethod
     def check_sampling(temperature: float, seed: int | None) -> None:
         """Raise BenchError where tokens would be drawn and nothing says which."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.engines.base import Engine, LogLikelihood, Tokens
-from bench.errors import BenchError
+from bench.errors import BenchError, EngineLost
 
 try:
     from vllm import LLM, SamplingParams
@@ -94,8 +94,11 @@ class VllmEngine(Engine):
         missing = set().union(*self._llm.collective_rpc("swap_weights", args=(iter(weights),)))
         if missing:
             raise BenchError(f"the weights lack {min(missing)}, which the model's configuration asks for")
+        self.forget()
+
+    def forget(self) -> None:
         if not self._llm.reset_prefix_cache():
-            raise BenchError("vLLM did not reset its prefix cache; answers would mix old and new weights")
+            raise EngineLost("vLLM did not reset its prefix cache; answers would mix old and new weights")
 
     def generate(
         self,

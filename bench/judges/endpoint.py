@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bench.errors import BenchError
+from bench.errors import BenchError, RunStopped
 from bench.judges.base import Judge, Pair, Verdict
 from bench.suite import JudgeOptions
 
@@ -94,7 +94,7 @@ class Endpoint(Judge):
             raise BenchError(self._sentence(error)) from error
 
     def judge_all(self, pairs: Sequence[Pair]) -> list[Verdict]:
-        """Some at a time, in order. Raises BenchError where the endpoint will not serve, or fails again and again."""
+        """Some at a time, in order. Raises RunStopped where the endpoint will not serve, or fails again and again."""
         verdicts, failures = [], 0
         pool = ThreadPoolExecutor(self._options.parallel)
         try:
@@ -102,7 +102,7 @@ class Endpoint(Judge):
                 failed = isinstance(said, self._openai.OpenAIError)
                 failures = failures + 1 if failed else 0
                 if failures == GIVE_UP:
-                    raise BenchError(
+                    raise RunStopped(
                         f"{self._sentence(said)}; that was {GIVE_UP} answers in a row, so the run ends here"
                     )
                 verdicts.append(Verdict.error(self._sentence(said)) if failed else read(said))
@@ -122,7 +122,7 @@ class Endpoint(Judge):
             )
             return completion.choices[0].message.content or ""
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            raise BenchError(self._sentence(error)) from error
+            raise RunStopped(self._sentence(error)) from error
         except openai.OpenAIError as error:
             return error
         except (AttributeError, IndexError, TypeError, ValueError) as error:  # a body that is no completion

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from bench.errors import BenchError
+from bench.errors import BenchError, EngineLost
 from bench.judges.base import Judge, Pair, Verdict
 from bench.judges.guards import GUARDS, Guard, Reading, fill, inert
 from bench.judges.refusal_rules import RefusalRules
@@ -237,7 +237,7 @@ def _in(pool: ProcessPoolExecutor, call: Callable, *given: Any) -> Any:
     try:
         return pool.submit(call, *given).result()
     except BrokenProcessPool as error:
-        raise BenchError(
+        raise EngineLost(
             "the guard model's engine died; give it and the models' engine less memory (engine.memory), or fewer "
             "tokens (engine.max_length)"
         ) from error

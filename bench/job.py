@@ -1,0 +1,40 @@
+"""What a run is asked to do, and what came of it: small values that go from one process to another."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.suite import Arm, Suite
+
+
+@dataclass(frozen=True)
+class Job:
+    """Every parent of the suites, and every method in every arm: all missing cells, into `out`.
+
+    `command` and `options` are what to call again for the same job (`bench.agenda`).
+    """
+
+    suites: tuple[Suite, ...]
+    methods: tuple[str, ...]
+    arms: tuple[Arm, ...]
+    out: Path
+    plugins: tuple[Path, ...] = ()
+    command: str = "run"
+    options: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass
+class Outcome:
+    """Of one suite: its fingerprint, how many cells have a record, and those that failed by label, with the reason."""
+
+    fingerprint: str
+    done: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one cell may take, beyond which it is stopped: wall minutes, and GB of memory of its process (what is mapped
+    from files does not count). None: 0.9 of the machine's."""
+
+    minutes: float = 720.0
+    memory: float | None = None

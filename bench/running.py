@@ -1,0 +1,222 @@
+"""`python -m bench run`, `ablate`, `status` and `retry`: the commands that compute, and what became of them."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from bench.errors import BenchError
+from bench.job import Job, Limits, Outcome
+from bench.options import OUT, PLUGINS, arms_in, names_in, overridden, show, use_plugins
+from bench.suite import load_ablation, load_suite
+from bench.terminal import JsonLines, Quiet, Terminal, captured
+
+MINUTES = Annotated[
+    float, typer.Option("--cell-minutes", help="Wall time after which a cell is stopped, and has failed.", min=0.01)
+]
+MEMORY = Annotated[
+    float | None,
+    typer.Option("--memory-gb", help="Memory at which a cell is stopped. Default: 0.9 of the machine's.", min=0.1),
+]
+QUIET = Annotated[bool, typer.Option("--quiet", help="Say only what goes wrong; the table is printed still.")]
+JSON = Annotated[bool, typer.Option("--json", help="For machines: one JSON object a line on stdout, and no table.")]
+ONE = Annotated[
+    bool, typer.Option("--one-process", help="For a debugger: no limits, and a technique that dies ends the run.")
+]
+
+
+@dataclass(frozen=True)
+class How:
+    """How a command is carried out: nothing here can change a number."""
+
+    limits: Limits
+    quiet: bool
+    json: bool
+    one_process: bool
+
+    def terminal(self) -> Terminal:
+        """Where it is told."""
+        if self.quiet and self.json:
+            raise BenchError("--quiet and --json exclude each other; take one")
+        return JsonLines() if self.json else Quiet() if self.quiet else Terminal()
+
+
+def run(
+    method: Annotated[str, typer.Option(help="Merging technique, a comma list of them, or all.")] = "ties",
+    suite: Annotated[str, typer.Option(help="Embedded suite or path of a suite file.")] = "smol",
+    arms: Annotated[
+        str | None, typer.Option(help="Comma list of none, task, task+safety. Default: the suite's.")
+    ] = None,
+    seed: Annotated[
+        str | None, typer.Option(help="Drives everything random; a comma list runs each. Default: the suite's.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="vllm or transformers. Default: the suite's.")] = None,
+    plugin: PLUGINS = None,
+    out: OUT = Path("results"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything that needs no weights, print the plan, and stop.")
+    ] = False,
+    cell_minutes: MINUTES = Limits.minutes,
+    memory_gb: MEMORY = None,
+    quiet: QUIET = False,
+    json: JSON = False,
+    one_process: ONE = False,
+) -> None:
+    """Run merging techniques through the arms of a suite, then print the leaderboard.
+
+    What is finished under OUT is kept, whole cells and stages of cells: the same command again computes only what is
+    missing. Cells that failed are left alone; `retry` takes them. Exit code 1 where some failed.
+    """
+    if dry_run:
+        use_plugins(plugin)
+        _plan(suite, names_in(method), arms, seed, engine)
+        return
+    options = {"method": method, "suite": suite, "arms": arms, "seed": seed, "engine": engine, "plugin": plugin}
+    how = How(Limits(cell_minutes, memory_gb), quiet, json, one_process)
+    if _do("run", _plain(options), out, how):
+        raise typer.Exit(1)
+
+
+def ablate(
+    suite: Annotated[str, typer.Option(help="Suite file with a `vary` block: embedded, or its path.")],
+    seed: Annotated[str | None, typer.Option(help="One or a comma list. Default: the suite's.")] = None,
+    plugin: PLUGINS = None,
+    out: OUT = Path("results"),
+    cell_minutes: MINUTES = Limits.minutes,
+    memory_gb: MEMORY = None,
+    quiet: QUIET = False,
+    json: JSON = False,
+    one_process: ONE = False,
+) -> None:
+    """Run what a suite file varies, one suite a value, and plot refusals, skill and over-refusal against it.
+
+    What is finished under OUT is kept, as `run` does.
+    """
+    options = {"suite": suite, "seed": seed, "plugin": plugin}
+    how = How(Limits(cell_minutes, memory_gb), quiet, json, one_process)
+    if _do("ablate", _plain(options), out, how):
+        raise typer.Exit(1)
+
+
+def status(out: OUT = Path("results")) -> None:
+    """Say what the runs on OUT have done, what they are at, what failed, what is left, and how long that may take."""
+    from bench.status import report
+
+    Console(highlight=False).print(escape(report(out)), soft_wrap=True)
+
+
+def retry(
+    out: OUT = Path("results"),
+    cell_minutes: MINUTES = Limits.minutes,
+    memory_gb: MEMORY = None,
+    quiet: QUIET = False,
+    json: JSON = False,
+    one_process: ONE = False,
+) -> None:
+    """Try the cells under OUT that failed once more, with the commands that they came from.
+
+    Whatever else those commands have left is computed too.
+    """
+    from bench.agenda import read_agendas
+    from bench.failures import forget_failure, read_failures
+    from bench.lock import holder
+
+    if holder(out) is not None:
+        raise BenchError(f"a run works on {out}; wait for it, or stop it, before cells are tried again")
+    how = How(Limits(cell_minutes, memory_gb), quiet, json, one_process)
+    agendas, failed = read_agendas(out), {failure.cell: failure for failure in read_failures(out)}
+    calls = {agenda.call: agenda for agenda in agendas if any(name.cell in failed for name in agenda.cells)}
+    if not calls:
+        how.terminal().say(f"no cell under {out} has failed")
+        return
+    for name in {name.cell: name for agenda in calls.values() for name in agenda.cells if name.cell in failed}.values():
+        forget_failure(out, name)
+    if sum(_do(agenda.command, agenda.options, out, how) for agenda in calls.values()):
+        raise typer.Exit(1)
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """Options as JSON, with paths that hold in any working directory."""
+    plugins = [str(path.resolve()) for path in options.pop("plugin") or ()]
+    suite = options["suite"]
+    return options | {"suite": str(Path(suite).resolve()) if Path(suite).is_file() else suite, "plugin": plugins}
+
+
+def _do(command: str, options: dict[str, Any], out: Path, how: How) -> bool:
+    """Carry out a command and show its table. Returns whether cells failed."""
+    terminal = how.terminal()
+    given = Job((), (), (), out, tuple(map(Path, options["plugin"])), command, options)
+    ablation = load_ablation(options["suite"]) if command == "ablate" else None
+    if ablation:
+        suites = [overridden(suite, seeds=options["seed"], engine=None) for suite in ablation.suites.values()]
+        job = replace(given, suites=tuple(suites), methods=ablation.methods, arms=ablation.arms)
+    else:
+        suite = overridden(load_suite(options["suite"]), seeds=options["seed"], engine=options["engine"])
+        arms = arms_in(options["arms"]) if options["arms"] else suite.arms
+        job = replace(given, suites=(suite,), methods=tuple(names_in(options["method"])), arms=arms)
+    if how.one_process:
+        from bench.runner import run as compute
+
+        outcomes = compute(job, terminal)
+    else:
+        from bench.supervisor import supervise
+
+        outcomes = supervise(job, how.limits, terminal)
+    _tables(job, ablation, outcomes, how)
+    failed = [outcome for outcome in outcomes if outcome.failed]
+    if how.json:
+        terminal.event("end", suites=[asdict(outcome) for outcome in outcomes])
+    elif failed:
+        terminal.warn(
+            f"{sum(len(outcome.failed) for outcome in failed)} cells failed; logs in {out / 'logs'}, "
+            f"and `python -m bench retry --out {out}` tries them again"
+        )
+    return bool(failed)
+
+
+def _tables(job: Job, ablation, outcomes: list[Outcome], how: How) -> None:
+    from leaderboards.build import build_ablation, build_leaderboard, choose
+
+    if not any(outcome.done for outcome in outcomes):
+        return
+    if ablation:
+        fingerprints = {value: outcome.fingerprint for value, outcome in zip(ablation.suites, outcomes, strict=True)}
+        table, plot = build_ablation(job.out, ablation.name, ablation.label, fingerprints, ablation.arms)
+    else:
+        (outcome,) = outcomes
+        table = choose(build_leaderboard(job.out, outcome.fingerprint), outcome.fingerprint)
+    if how.json:
+        return
+    show(table, job.out)
+    from leaderboards.failed import terminal_failures
+
+    for outcome in outcomes:
+        if outcome.failed:
+            Console(highlight=False).print(terminal_failures(outcome.failed))
+    if ablation:
+        Console(highlight=False).print(escape(f"the plot is {plot}"), soft_wrap=True)
+
+
+def _plan(suite: str, methods: list[str], arms: str | None, seed: str | None, engine: str | None) -> None:
+    """Print what a run would do, and a sentence for everything that stands in its way; then the exit code is 2."""
+    from bench.dry_run import plan
+    from bench.environment import cache_root
+
+    terminal = Terminal()
+    try:
+        chosen = overridden(load_suite(suite), seeds=seed, engine=engine)
+        wanted = arms_in(arms) if arms else chosen.arms
+        with captured(cache_root() / "dry-run.log"):
+            made = plan(chosen, methods, wanted)
+        typer.echo(made.text())
+        problems = made.problems
+    except BenchError as error:
+        problems = [str(error), *getattr(error, "__notes__", ())]
+    for problem in dict.fromkeys(problems):
+        terminal.say(f"error: {problem}")
+    if problems:
+        raise typer.Exit(2)
+    terminal.say("nothing stands in the way; nothing was downloaded or computed")

@@ -1,0 +1,200 @@
+"""Runs a job in a process that may be lost: a technique that hangs, eats memory or ends the process costs its own cell.
+
+The worker is a whole run (`bench.runner.run`), engine included. When it dies, or is stopped at a limit, a new one takes
+up what is on disk, as the same command would; the cell it died of is tried once more, or marked as failed. All that
+the two say to each other is calls of `bench.terminal.Terminal`, and one word at the end.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+from bench.errors import BenchError
+from bench.failures import CellName, write_failure
+from bench.job import Job, Limits, Outcome
+from bench.terminal import Terminal, captured
+
+TICK = 0.5  # seconds between looks at a silent worker
+FAREWELL = 30.0  # seconds that a worker has to end when its work is done
+CALLS = ("say", "warn", "expect", "begin", "at", "done", "failed", "rest")
+GIVEN = 0.9  # share of the machine's memory that a cell may take where nothing is said
+
+
+class Loss(NamedTuple):
+    """A worker that ended before its work: where it was, why, and whether another may do better."""
+
+    cell: CellName | None
+    reason: str
+    again: bool
+
+
+def supervise(job: Job, limits: Limits, terminal: Terminal) -> list[Outcome]:
+    """Do a job, one outcome a suite. Raises BenchError for bad input, and where a worker is lost outside of a cell."""
+    lost: Counter[str] = Counter()
+    with captured(job.out / "logs" / "run.log"):  # Python's tracker of semaphores tells what a killed worker left
+        resource_tracker.ensure_running()
+    while True:
+        with _Worker(job, limits, terminal) as worker:
+            ending = worker.watch()
+        if not isinstance(ending, Loss):
+            return ending
+        cell, reason, again = ending
+        key, where = (cell.cell, cell.label) if cell else ("", "before it came to a cell")
+        lost[key] += 1
+        if again and lost[key] == 1:
+            terminal.warn(f"{where}: {reason}; once more, in a new process")
+        elif cell is None:
+            raise BenchError(f"the run stopped {where}: {reason}; see {job.out / 'logs' / 'run.log'}")
+        else:
+            write_failure(job.out, cell, reason)
+            terminal.failed(cell, reason)
+
+
+class _Worker:
+    """The process, and what it is at."""
+
+    def __init__(self, job: Job, limits: Limits, terminal: Terminal) -> None:
+        self._terminal, self._limits = terminal, limits
+        self._memory = limits.memory * 1e9 if limits.memory else GIVEN * psutil.virtual_memory().total
+        self._cell: CellName | None = None
+        self._began = time.monotonic()
+        # A new interpreter and no fork: threads and CUDA do not survive one.
+        spawn = multiprocessing.get_context("spawn")
+        self._pipe, theirs = spawn.Pipe(duplex=False)
+        self._process = spawn.Process(target=_work, args=(job, theirs), name="mergesafe")
+        self._process.start()
+        theirs.close()
+
+    def __enter__(self) -> "_Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Whatever happened, nothing of it stays: its group is that of its children too."""
+        self._terminal.rest()
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
+        self._process.join()
+        self._process.close()
+        self._pipe.close()
+
+    def watch(self) -> list[Outcome] | Loss:
+        """Pass on what the worker says until it is done, dies or is over a limit."""
+        looked = time.monotonic()
+        while True:
+            said = self._next()
+            if said is None and not self._process.is_alive():
+                return Loss(self._cell, _how(self._process.exitcode), again=True)
+            if said is not None:
+                word, *given = said
+                if word == "outcomes":
+                    self._process.join(FAREWELL)
+                    return given[0]
+                if word == "refused":
+                    raise BenchError(given[0])
+                if word == "lost":
+                    return Loss(self._cell, given[0], again=True)
+                self._heard(word, given)
+            if time.monotonic() - looked >= TICK:
+                looked = time.monotonic()
+                if reason := self._over():
+                    return Loss(self._cell, reason, again=False)
+
+    def _next(self) -> tuple | None:
+        """What the worker says next; None where it says nothing for a while, or will say nothing more."""
+        with suppress(EOFError, OSError):  # it may die in the middle of a word
+            if self._pipe.poll(TICK):
+                return self._pipe.recv()
+        self._process.join(0)
+        return None
+
+    def _heard(self, word: str, given: list[Any]) -> None:
+        if word == "begin":
+            self._cell, self._began = given[0], time.monotonic()
+        elif word in ("done", "failed", "rest"):
+            self._cell = None
+        getattr(self._terminal, word)(*given)
+
+    def _over(self) -> str | None:
+        """Which limit the cell is over."""
+        minutes = (time.monotonic() - self._began) / 60
+        if self._cell is not None and minutes > self._limits.minutes:
+            return f"it was stopped after {self._limits.minutes:g} minutes, the limit of a cell (--cell-minutes)"
+        used = _memory(self._process.pid)
+        if used > self._memory:
+            limit = f"{self._memory / 1e9:.1f} (--memory-gb)"
+            return f"it was stopped at {used / 1e9:.1f} GB of memory, over the limit of {limit}"
+        return None
+
+
+def _memory(pid: int) -> float:
+    """Bytes of a process and its children that are in memory and not mapped from a file."""
+    used = 0
+    with suppress(psutil.Error):
+        root = psutil.Process(pid)
+        for process in [root, *root.children(recursive=True)]:
+            with suppress(psutil.Error):
+                told = process.memory_info()
+                used += told.rss - getattr(told, "shared", 0)
+    return used
+
+
+def _how(code: int | None) -> str:
+    """How a process ended, for people."""
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+        return f"its process was ended by {name}{hint}"
+    return f"its process ended with exit code {code}"
+
+
+class _Wire(Terminal):
+    """The worker's terminal: what is said there is shown by the supervisor."""
+
+    def __init__(self, pipe: Connection) -> None:
+        for word in CALLS:
+            setattr(self, word, lambda *given, word=word: pipe.send((word, *given)))
+
+
+def _work(job: Job, pipe: Connection) -> None:
+    """What the worker does: the job, and a last word."""
+    os.setsid()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(OSError):  # where memory runs out, this process is the one to end
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    try:
+        with captured(job.out / "logs" / "run.log"):
+            from bench.runner import run
+            from merges.errors import MergeError
+            from safety_data.rows import DataError
+
+            try:
+                outcomes = run(job, _Wire(pipe))
+            except (BenchError, MergeError, DataError) as error:
+                pipe.send(("refused", str(error)))
+            except Exception as error:  # the engine may be broken: a new process is the cure
+                import traceback
+
+                traceback.print_exc()
+                reason = " ".join(str(error).split())[:300]
+                pipe.send(("lost", f"it raised {type(error).__name__}: {reason}"))
+            else:
+                pipe.send(("outcomes", outcomes))
+    except BenchError as error:
+        pipe.send(("refused", str(error)))
+
+
+def _end_with_parent() -> None:
+    """A supervisor that was killed cannot stop its worker: the worker does it itself."""
+    multiprocessing.parent_process().join()
+    os.killpg(0, signal.SIGKILL)

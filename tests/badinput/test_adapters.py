@@ -1,0 +1,96 @@
+"""LoRA adapters and GGUF files that are damaged or belong elsewhere."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+KEY = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
+CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
+
+
+def adapter(folder: Path, rows: int = 128, columns: int = 128) -> Path:
+    """A plain one that fits the tiny models' query projections."""
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps(CONFIG))
+    pair = {KEY.format("A"): torch.ones(2, columns), KEY.format("B"): torch.ones(rows, 2)}
+    save_file(pair, folder / "adapter_model.safetensors")
+    return folder
+
+
+def config(folder: Path, **values: object) -> None:
+    (folder / "adapter_config.json").write_text(json.dumps(CONFIG | values))
+
+
+def tensors(folder: Path, **named: torch.Tensor) -> None:
+    save_file(named, folder / "adapter_model.safetensors")
+
+
+CASES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no weights": (lambda f: (f / "adapter_model.safetensors").unlink(), "lacks adapter_model.safetensors"),
+    "a pickle": (lambda f: (f / "adapter_model.safetensors").rename(f / "adapter_model.bin"), "is a pickle"),
+    "no configuration": (lambda f: (f / "adapter_config.json").unlink(), "cannot read"),
+    "another kind": (lambda f: config(f, peft_type="IA3"), "only LoRA adapters can be merged"),
+    "DoRA": (lambda f: config(f, use_dora=True), "is not plain LoRA"),
+    "rank 0": (lambda f: config(f, r=0), "has no usable r and lora_alpha"),
+    "rank is a word": (lambda f: config(f, r="two"), "has no usable r and lora_alpha"),
+    "scale is no number": (lambda f: config(f, lora_alpha=float("nan")), "has no usable r and lora_alpha"),
+    "weights that are no LoRA": (lambda f: tensors(f, anything=torch.ones(2)), "only plain LoRA weights are merged"),
+    "half a pair": (lambda f: tensors(f, **{KEY.format("A"): torch.ones(2, 128)}), "does not have"),
+    "a layer the parent lacks": (
+        lambda f: tensors(f, **{KEY.format(s).replace("layers.0", "layers.9"): torch.ones(2, 2) for s in "AB"}),
+        "put it on the model it was trained on",
+    ),
+    "for another size": (
+        lambda f: tensors(f, **{KEY.format("A"): torch.ones(2, 64), KEY.format("B"): torch.ones(64, 2)}),
+        "put it on the model it was trained on",
+    ),
+    "ranks that differ": (
+        lambda f: tensors(f, **{KEY.format("A"): torch.ones(3, 128), KEY.format("B"): torch.ones(128, 2)}),
+        "holds no pair of matrices",
+    ),
+    "a vector": (
+        lambda f: tensors(f, **{KEY.format("A"): torch.ones(2), KEY.format("B"): torch.ones(128)}),
+        "holds no pair of matrices",
+    ),
+    "NaN": (
+        lambda f: tensors(
+            f, **{KEY.format("A"): torch.full((2, 128), float("nan")), KEY.format("B"): torch.ones(128, 2)}
+        ),
+        "holds NaN or infinity",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_bad_adapter(tmp_path: Path, tiny_models, refusal: Callable[..., str], case: str):
+    damage, words = CASES[case]
+    folder, out = adapter(tmp_path / "adapter"), tmp_path / "merged"
+    damage(folder)
+    given = ("--parent", f"a={tiny_models['a']}", "--parent", f"b={tiny_models['a']}+{folder}")
+    assert words in refusal("merge", out, "--method", "linear", *given) and not out.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF" + b"\xff" * 60, b"not a model"], ids=range(4))
+def test_a_gguf_file_that_is_none(
+    tmp_path: Path, suite: Path, monkeypatch, refusal: Callable[..., str], content: bytes
+):
+    """In a package, as they come here."""
+    (tmp_path / "some_gguf").mkdir()
+    (tmp_path / "some_gguf" / "model.gguf").write_bytes(content)
+    info = tmp_path / "some_gguf-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: some-gguf\nVersion: 1.0\n")
+    (info / "RECORD").write_text("some_gguf/model.gguf,,\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("MERGESAFE_CACHE", str(tmp_path / "cache"))
+    data = yaml.safe_load(suite.read_text())
+    data["parents"]["b"] = {"role": "expert", "gguf_package": "some-gguf"}
+    suite.write_text(yaml.safe_dump(data))
+    said = refusal("run", "--suite", suite, "--one-process", "--out", tmp_path / "out")
+    assert "cannot convert" in said and "reinstall its package" in said
+    assert not list((tmp_path / "cache").iterdir())

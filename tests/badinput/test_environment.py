@@ -1,0 +1,168 @@
+"""Places that cannot be written, disks that are full, networks and engines that are not there, and flags that clash."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bench.errors import RunStopped
+from bench.kept import Kept
+from bench.lock import locked
+from bench.records import write_record
+from tests.test_leaderboard import make_record
+from tests.test_overhead import PLUGIN as TINY_MODELS
+from tests.test_run import bench
+
+FLAGS: list[tuple[tuple[str, ...], str]] = [
+    (("--method", ""), "takes part in no arm"),
+    (("--method", "tise"), "did you mean 'ties'"),
+    (("--arms", ","), "names no arm"),
+    (("--arms", "taks"), "did you mean 'task'"),
+    (("--seed", "-1"), "want whole numbers from 0"),
+    (("--seed", "1.5"), "want whole numbers from 0"),
+    (("--seed", "99999999999"), "want whole numbers from 0"),
+    (("--seed", ""), "want whole numbers from 0"),
+    (("--engine", "vlm"), "did you mean 'vllm'"),
+    (("--suite", "smoll"), "did you mean 'smol'"),
+    (("--suite", "samples"), "bench ablate --suite samples"),
+    (("--quiet", "--json"), "exclude each other"),
+]
+
+
+@pytest.mark.parametrize(("flags", "words"), FLAGS, ids=[" ".join(flags) for flags, _ in FLAGS])
+def test_flags_that_make_no_sense(tmp_path: Path, refusal: Callable[..., str], flags: tuple[str, ...], words: str):
+    assert words in refusal("run", *flags, "--one-process", "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize("flags", [("--cell-minutes", "0"), ("--memory-gb", "-1"), ("--cell-minute", "3"), ("--out",)])
+def test_flags_that_the_command_line_itself_refuses(tmp_path: Path, flags: tuple[str, ...]):
+    done = bench("run", *flags)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_out_is_below_a_file(tmp_path: Path, refusal: Callable[..., str]):
+    (tmp_path / "file").write_text("")
+    assert "choose another OUT" in refusal("run", "--one-process", "--out", tmp_path / "file" / "out")
+
+
+def test_out_is_a_file(tmp_path: Path, refusal: Callable[..., str]):
+    (tmp_path / "file").write_text("")
+    assert "choose another OUT" in refusal("run", "--one-process", "--out", tmp_path / "file")
+
+
+def test_out_can_only_be_read(refusal: Callable[..., str]):
+    """/proc, because tests may run as root, who may write anywhere else."""
+    assert "choose another OUT" in refusal("run", "--one-process", "--out", "/proc/out")
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 400 kB, of which a file takes most."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    command = [mount, "-t", "tmpfs", "-o", "size=400k", "none", str(disk)]
+    if os.geteuid() != 0 or mount is None or subprocess.run(command, check=False).returncode:
+        pytest.skip("mounting a small file system takes root")
+    try:
+        (disk / "ballast").write_bytes(b"x" * 330_000)
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_full_disk_stops_a_run_and_what_was_there_stays(full_disk: Path):
+    before = sorted(full_disk.rglob("*"))
+    with pytest.raises(RunStopped, match=r"No space left on device.*free the space or choose another OUT"):
+        write_record(full_disk, make_record(n=1000))
+    with pytest.raises(RunStopped, match="No space left on device"):
+        Kept(full_disk, "c" * 64, "v" * 64).put("answers", list[str], ["x" * 100_000], {})
+    assert not [path for path in full_disk.rglob("*") if path.is_file() and path not in before]
+
+
+def test_a_run_on_a_full_disk_stops_and_goes_on_when_there_is_room(full_disk: Path, suite: Path):
+    (suite.parent / "tiny.py").write_text(TINY_MODELS)
+    command = ("run", "--suite", suite, "--method", "linear", "--arms", "none", "--plugin", suite.parent / "tiny.py")
+    done = bench(*command, "--out", full_disk / "out")
+    assert done.returncode == 2 and "No space left on device" in done.stderr, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr and not list(full_disk.rglob("*.tmp"))
+    before = {path: path.read_bytes() for path in full_disk.glob("out/records/*.json")}
+    assert len(before) < 4
+    (full_disk / "ballast").unlink()
+    done = bench(*command, "--out", full_disk / "out", "--json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(list(full_disk.glob("out/records/*.json"))) == 4
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_no_network(suite: Path, monkeypatch):
+    data = yaml.safe_load(suite.read_text())
+    data["parents"]["b"] = {"role": "expert", "hub": "nobody/nothing-7B"}
+    suite.write_text(yaml.safe_dump(data))
+    # The hub's client reads its switch when it is imported, so this run has a process of its own.
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    said = bench("run", "--suite", suite, "--one-process", "--out", suite.parent / "out")
+    assert said.returncode == 2 and "cannot get nobody/nothing-7B from the hub" in said.stderr
+
+
+def test_the_engine_is_not_installed(suite: Path, refusal: Callable[..., str], monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    monkeypatch.delitem(sys.modules, "bench.engines.vllm", raising=False)
+    said = refusal("run", "--suite", suite, "--method", "linear", "--one-process", "--out", suite.parent / "out")
+    assert "the engine vllm is not installed" in said and "make setup" in said
+
+
+def test_another_run_has_out(tmp_path: Path, refusal: Callable[..., str], monkeypatch):
+    monkeypatch.setattr("bench.lock.PATIENCE", 0.1)
+    with locked(tmp_path / "out"):
+        assert "wait for it, stop it" in refusal("run", "--one-process", "--out", tmp_path / "out")
+        (tmp_path / "out" / "agenda").mkdir()
+        assert "a run works on" in refusal("retry", "--out", tmp_path / "out")
+
+
+def test_a_plug_in_that_ends_the_process_when_it_is_loaded(tmp_path: Path, suite: Path):
+    (tmp_path / "bad.py").write_text("import os\nos._exit(0)")
+    done = bench("run", "--suite", suite, "--plugin", tmp_path / "bad.py", "--out", tmp_path / "out")
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "the run stopped before it came to a cell: its process ended with exit code 0; see" in line
+
+
+@pytest.mark.parametrize("line", ["{}", "x", json.dumps({"id": "1"}), "\0", "[]"])
+def test_a_data_file_with_a_line_that_is_no_row(suite: Path, refusal: Callable[..., str], line: str):
+    path = suite.parent / "rows.jsonl"
+    path.write_text(line + "\n")
+    data = yaml.safe_load(suite.read_text())
+    data["safety"]["unsafe"] = {"file": str(path)}
+    suite.write_text(yaml.safe_dump(data))
+    said = refusal("run", "--suite", suite, "--one-process", "--out", suite.parent / "out")
+    assert f"{path}, line 1" in said and "want a PromptRow" in said
+
+
+ROW = {"id": "1", "kind": "unsafe", "category": "violence", "prompt": "p", "source": "s"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([], "holds no rows"),
+        ([ROW, ROW], "appears twice"),
+        ([ROW | {"kind": "benign"}], "is of kind 'benign', the suite wants 'unsafe' there"),
+        ([ROW | {"prompt": None}], "line 1: prompt"),
+        ([ROW | {"surplus": 1}], "line 1: surplus"),
+    ],
+    ids=["empty", "twice", "kind", "null", "surplus"],
+)
+def test_a_data_file_whose_rows_do_not_fit(suite: Path, refusal: Callable[..., str], rows: list[dict], words: str):
+    path = suite.parent / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = yaml.safe_load(suite.read_text())
+    data["safety"]["unsafe"] = {"file": str(path)}
+    suite.write_text(yaml.safe_dump(data))
+    assert words in refusal("run", "--suite", suite, "--one-process", "--out", suite.parent / "out")

@@ -1,0 +1,199 @@
+"""Techniques that misbehave, beside ones that do not: each costs its own cell, and the run says so."""
+
+import json
+import os
+import re
+
+import psutil
+import pytest
+
+from bench.failures import read_failures
+from bench.records import read_records
+from bench.supervisor import _how, _memory
+from tests.test_run import bench, tiny_suite
+
+PLUGIN = '''
+"""What a technique must not do."""
+
+import os
+import signal
+import time
+
+import torch
+
+from merges.registry import PerModel, merger, param
+
+
+def technique(function):
+    return merger(title=function.__name__, paper="none")(function)
+
+
+@technique
+def bad_raises(deltas, *, weight: PerModel = param(1.0, low=0, high=1)):
+    raise RuntimeError("no\\nluck")
+
+
+@technique
+def bad_hangs(deltas, *, weight: PerModel = param(1.0, low=0, high=1)):
+    time.sleep(10**6)
+
+
+@technique
+def bad_eats(deltas, *, weight: PerModel = param(1.0, low=0, high=1)):
+    eaten = []
+    while True:
+        eaten.append(torch.ones(2**26))
+        time.sleep(0.1)
+
+
+@technique
+def bad_nan(deltas, *, weight: PerModel = param(1.0, low=0, high=1)):
+    return deltas[0] * float("nan")
+
+
+@technique
+def bad_shape(deltas, *, weight: PerModel = param(1.0, low=0, high=1)):
+    return deltas
+
+
+@technique
+def bad_type(deltas, *, weight: PerModel = param(1.0, low=0, high=1)):
+    return None
+
+
+@technique
+def bad_exits(deltas, *, weight: PerModel = param(1.0, low=0, high=1)):
+    os._exit(0)
+
+
+@technique
+def bad_quits(deltas, *, weight: PerModel = param(1.0, low=0, high=1)):
+    raise SystemExit("goodbye")
+
+
+@technique
+def bad_dies(deltas, *, weight: PerModel = param(1.0, low=0, high=1)):
+    marker = os.environ["MARKER"]
+    if not os.path.exists(marker):  # the first time only: then it is the machine's fault and not the technique's
+        open(marker, "w").close()
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return deltas[0]
+'''
+BAD = {
+    "bad_raises": r"bad_raises, tensor \S+: it raised RuntimeError: no luck",
+    "bad_hangs": r"it was stopped after 0\.5 minutes, the limit of a cell",
+    "bad_eats": r"it was stopped at \d\.\d GB of memory, over the limit of 3\.0",
+    "bad_nan": r"the result is not finite",
+    "bad_shape": r"it returned shape \[",
+    "bad_type": r"it raised AttributeError",
+    "bad_exits": r"its process ended with exit code 0",
+    "bad_quits": r"its process ended with exit code",
+}
+
+
+@pytest.fixture(scope="module")
+def parents(tiny_models):
+    roles = {"base": "base", "a": "aligned", "b": "expert"}
+    return {name: {"role": role, "folder": str(tiny_models[name])} for name, role in roles.items()}
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory, parents):
+    folder = tmp_path_factory.mktemp("isolation")
+    (folder / "bad.py").write_text(PLUGIN)
+    methods = ["linear", *list(BAD)[:3], "bad_dies", *list(BAD)[3:], "ties"]
+    os.environ["MARKER"] = str(folder / "marker")
+    done = bench(
+        "run", "--suite", tiny_suite(folder, parents), "--method", ",".join(methods), "--arms", "none", "--engine",
+        "transformers", "--plugin", folder / "bad.py", "--out", folder / "out", "--cell-minutes", "0.5", "--memory-gb",
+        "3", "--json",
+    )  # fmt: skip
+    return folder, done
+
+
+def test_each_costs_its_own_cell_and_the_exit_code_says_so(walked):
+    folder, done = walked
+    assert done.returncode == 1, done.stderr[-3000:]
+    records = {record.method for record in read_records(folder / "out")}
+    assert records == {"parent:base", "parent:a", "parent:b", "linear", "ties", "bad_dies"}
+    failures = {failure.method: failure for failure in read_failures(folder / "out")}
+    assert failures.keys() == BAD.keys()
+    for method, reason in BAD.items():
+        assert re.search(reason, failures[method].reason), failures[method].reason
+
+
+def test_a_process_that_died_is_started_again_and_the_cell_tried_once_more(walked):
+    events = [json.loads(line) for line in walked[1].stdout.splitlines()]
+    begun = [event["method"] for event in events if event["event"] == "begin"]
+    assert {method: begun.count(method) for method in begun} == {
+        **dict.fromkeys(begun, 1), "bad_dies": 2, "bad_exits": 2, "bad_quits": 2,
+    }  # fmt: skip
+    assert any("ended by SIGSEGV; once more, in a new process" in event.get("line", "") for event in events)
+
+
+def test_every_line_for_machines_is_an_object_with_a_time_and_an_event(walked):
+    events = [json.loads(line) for line in walked[1].stdout.splitlines()]
+    assert all({"time", "event"} <= event.keys() for event in events)
+    assert {"say", "warn", "expect", "begin", "at", "done", "failed", "end"} == {event["event"] for event in events}
+    (suite,) = events[-1]["suites"]
+    assert suite["done"] == 6 and len(suite["failed"]) == len(BAD)
+
+
+def test_the_tables_name_what_failed_and_give_it_no_score(walked):
+    out = walked[0] / "out"
+    table, _, failed = (out / "leaderboard.md").read_text().partition("## Failed")
+    assert all(f"`{method}`" in failed and f"`{method}`" not in table for method in BAD)
+    assert not any(method in (out / "leaderboard.csv").read_text() for method in BAD)
+
+
+def test_the_log_of_a_cell_tells_what_happened_and_a_silent_one_is_gone(walked):
+    logs = walked[0] / "out" / "logs"
+    (raised,) = logs.glob("*bad_raises*")
+    assert "Traceback" in raised.read_text() and "bad.py" in raised.read_text()
+    done = [logs / path.with_suffix(".log").name for path in (logs.parent / "records").iterdir()]
+    assert all(path.stat().st_size for path in done if path.exists())
+
+
+def test_nothing_is_left_behind(walked):
+    out = walked[0] / "out"
+    mine = [p for p in psutil.process_iter(["cmdline"]) if str(out) in " ".join(p.info["cmdline"] or ())]
+    assert not mine and not list(out.rglob("*.tmp"))
+
+
+def test_the_same_command_leaves_failures_alone_and_retry_takes_them(walked, parents):
+    folder, _ = walked
+    said = bench("status", "--out", folder / "out").stdout
+    assert "6 of 14 cells done, 8 failed" in said and "bad_exits · none · seed 0: its process ended" in said
+    # Two of them alone, or this would take minutes.
+    for failure in read_failures(folder / "out"):
+        if failure.method not in ("bad_nan", "bad_shape"):
+            (folder / "out" / "failed" / failure.file).rename(folder / failure.file)
+    agenda = next((folder / "out" / "agenda").iterdir())
+    data = json.loads(agenda.read_text())
+    data["options"]["method"] = "bad_nan,bad_shape,ties"
+    agenda.write_text(json.dumps(data))
+    done = bench("retry", "--out", folder / "out")
+    assert done.returncode == 1 and "bad_nan · none · seed 0 FAILED" in done.stderr
+    assert "why there is no score" in done.stdout
+
+
+def test_quiet_says_only_what_goes_wrong(tmp_path, parents):
+    (tmp_path / "bad.py").write_text(PLUGIN)
+    done = bench(
+        "run", "--suite", tiny_suite(tmp_path, parents), "--method", "bad_nan", "--arms", "none", "--engine",
+        "transformers", "--plugin", tmp_path / "bad.py", "--out", tmp_path / "out", "--quiet",
+    )  # fmt: skip
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2 and "FAILED" in lines[0] and lines[1].startswith("warning: 1 cells failed"), lines
+
+
+def test_how_a_process_ended_is_told_in_words():
+    assert _how(-9) == "its process was ended by SIGKILL, as the system does when memory runs out"
+    assert _how(-11) == "its process was ended by SIGSEGV" and _how(3) == "its process ended with exit code 3"
+
+
+def test_memory_counts_what_is_not_mapped_from_files():
+    before, block = _memory(os.getpid()), bytearray(os.urandom(1) * 200_000_000)
+    assert 1.5e8 < _memory(os.getpid()) - before < 2.5e8 and len(block)
+    assert _memory(2**22 + 1) == 0
