@@ -32,8 +32,9 @@ def publish(
     folder: Annotated[Path, typer.Argument(help="Folder of records, or with such folders in it.")],
     to: Annotated[Path | None, typer.Option(help="Where to. Default: leaderboards/published.")] = None,
     answers: Annotated[
-        bool, typer.Option(help="Keep models' answers to safety prompts; without them nobody can judge them again.")
-    ] = True,
+        bool,
+        typer.Option("--answers", help="Keep models' answers to safety prompts, for others to judge; read them first."),
+    ] = False,
 ) -> None:
     """Verify records and copy them into a folder for each suite, which the published leaderboard is made from."""
     from leaderboards.build import PUBLISHED

@@ -16,7 +16,7 @@ from leaderboards.build import PUBLISHED
 from leaderboards.verify import SUMS, Verified, verify
 
 
-def publish(found: Verified, to: Path = PUBLISHED, answers: bool = True) -> list[Path]:
+def publish(found: Verified, to: Path = PUBLISHED, answers: bool = False) -> list[Path]:
     """Copy verified records into a folder for each suite, and return these folders.
 
     answers: keep what models said to safety prompts; without it, nobody can judge them again. Raises BenchError where

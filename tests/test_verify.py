@@ -255,6 +255,7 @@ def test_published_records_lie_by_suite_with_sums_and_a_later_change_shows(out: 
     to = tmp_path / "published"
     (folder,) = publish(verify(out), to)
     assert folder == to / "smol" and len(records_below(to)) == 3 and not verify(to).faults
+    assert not any(prompt.response for record in records_below(to) for prompt in record.prompts)
     publish(verify(out), to)
     write_record(out, good("linear"))
     publish(verify(out), to)
@@ -266,6 +267,11 @@ def test_published_records_lie_by_suite_with_sums_and_a_later_change_shows(out: 
         publish(verify(out), to)
     path.unlink()
     assert reasons(to) == [f"{SUMS}: {path.name} is listed and not there"]
+
+
+def test_answers_are_published_only_on_request(out: Path, tmp_path: Path) -> None:
+    publish(verify(out), tmp_path, answers=True)
+    assert any(prompt.response for record in records_below(tmp_path) for prompt in record.prompts)
 
 
 def test_a_record_that_does_not_fit_those_published_before_is_not_copied(out: Path, tmp_path: Path) -> None:
