@@ -73,7 +73,7 @@ def build_leaderboard(out: Path, fingerprint: str | None = None, board: Board | 
     arm (`leaderboards.pool.pooled`), with the gains over the scalar-ratio frontier where there is one.
 
     leaderboard.csv has one row a record instead, each with its method's gains. plots/trace.png is there only where a
-    tuner left a trace, coefficients.png where one chose for several layers, cost.png where there is skill.
+    tuner left a trace, coefficients.png where one chose for several layers, cost.png where a merge has a skill.
     fingerprint: the one to plot, or its first characters; the newest where None. board: of the records under
     `out/records/` where None. Raises BenchError when there are no records, when one contradicts itself, when no or
     several fingerprints match, or when a file cannot be written."""
@@ -89,10 +89,8 @@ def build_leaderboard(out: Path, fingerprint: str | None = None, board: Board | 
     }
     records = [record for record in board.records if record.fingerprint == rows["fingerprint"][0]]
     outputs |= maps.harm(rows, records).files("plots/harm")
-    if rows["score"].notna().any():
-        outputs |= maps.cost(rows).files("plots/cost")
-    if chosen := maps.coefficients(records):
-        outputs |= chosen.files("plots/coefficients")
+    for name, picture in (("cost", maps.cost(rows)), ("coefficients", maps.coefficients(records))):
+        outputs |= picture.files(f"plots/{name}") if picture else {}
     traced = [record for record in records if record.tuning and record.tuning.trace]
     if traced:
         outputs |= traces.trace(traced).files("plots/trace")

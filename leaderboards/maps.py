@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bench.prints import SWEEP
 from bench.records import ERROR, Record
-from leaderboards.frame import is_parent, newest, without_sweep
+from leaderboards.frame import is_parent, is_sweep, newest, without_sweep
 from leaderboards.labels import Clutter, place_labels
 from leaderboards.look import GREY, INK, Picture, arm_keys, heading, looks, marker_fill, new_figure, rendered
 from leaderboards.text import display_name, plain
@@ -55,17 +55,19 @@ def harm(rows: pd.DataFrame, records: Iterable[Record]) -> Picture:
         return rendered(figure)
 
 
-def cost(rows: pd.DataFrame) -> Picture:
+def cost(rows: pd.DataFrame) -> Picture | None:
     """What a row took, in wall time on a logarithmic axis, against its headline score with its 95 % interval.
 
-    rows: of one fingerprint, with `score`. Arms differ in fill; parents and the sweep are left out."""
-    shown = without_sweep(rows)
-    shown = shown[~is_parent(shown) & shown["score"].notna() & (shown["seconds"] > 0)]
+    rows: of one fingerprint, with `score`. Arms differ in fill; parents and the sweep are left out. None where no merge
+    has a score."""
+    shown = rows[~is_parent(rows) & ~is_sweep(rows) & rows["score"].notna() & (rows["seconds"] > 0)]
+    if shown.empty:
+        return None
     with new_figure(6.4, 4.2) as figure:
         axes = figure.add_axes((0.095, 0.125, 0.885, 0.69))
-        least, most = (shown["seconds"].min(), shown["seconds"].max()) if len(shown) else (1, 10)
+        least, most = shown["seconds"].min(), shown["seconds"].max()
         axes.set_xscale("log")
-        top = 100 * shown["score_hi"].max() if len(shown) else 100
+        top = 100 * shown["score_hi"].max()
         axes.set(xlim=(least / 1.5, most * 1.9), ylim=(-0.04 * top, min(104, 1.2 * top)))
         axes.set_xlabel("wall time of the cell, search included   (left is cheaper)")
         axes.set_ylabel("score   (up is better)")

@@ -309,11 +309,11 @@ def test_a_folder_with_little_but_a_sweep_makes_a_leaderboard(keep: str, tmp_pat
 
 
 def test_hostile_names_are_inert_in_the_frontiers_block() -> None:
-    from leaderboards.build import _with_gains
+    from leaderboards.build import board_of
     from leaderboards.tables import to_markdown
 
     records = [*full_set(1), make_record(HOSTILE, "task+safety", n=40)]
-    table = _with_gains(pooled(records), against_frontier(records, 50))
+    table = board_of(records).rows
     text, shown = to_markdown(table, compare_arms(records)), terminal(table)
     assert not unseen(text) and not unseen(shown)
     assert max(len(line) for line in shown.splitlines()) <= 80

@@ -45,5 +45,6 @@ def test_figures_are_the_same_every_time_and_need_no_more_than_one_row() -> None
         rows = board_of(records).rows
         first = [maps.harm(rows, records), maps.cost(rows)]
         assert first == [maps.harm(rows, records), maps.cost(rows)]
-        assert all(one.png[:4] == b"\x89PNG" and b"<svg" in one.svg for one in first)
+        assert [one is None for one in first] == [False, all(record.arm is None for record in records)]
+        assert all(one.png[:4] == b"\x89PNG" and b"<svg" in one.svg for one in first if one)
     assert maps.coefficients([searched(), searched("task+safety")]).png

@@ -228,11 +228,10 @@ def draw(stem: str, rows: pd.DataFrame, records: list[Record]) -> tuple[list[dic
     made = {
         "frontier": (plots.frontier, rows, FRONTIER),
         "skill": (plots.skill, main, SKILL),
+        "harm": (lambda data: maps.harm(data, records), rows, HARM),
+        "cost": (maps.cost, rows, COST),
+        "coefficients": (maps.coefficients, records, COEFFICIENTS),
     }
-    made["harm"] = (lambda data: maps.harm(data, records), rows, HARM)
-    if main["score"].notna().any():
-        made["cost"] = (maps.cost, rows, COST)
-    made["coefficients"] = (maps.coefficients, records, COEFFICIENTS)
     traced = [record for record in records if record.tuning and record.tuning.trace]
     if traced:
         made["trace"] = (traces.trace, traced, TRACE)
