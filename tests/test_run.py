@@ -159,6 +159,7 @@ def test_an_ablation_runs_every_value_beside_the_sweep_and_plots_it(tmp_path, pa
     assert "scalar-ratio frontier" in (tmp_path / "out" / "leaderboard.md").read_text()
 
 
+@pytest.mark.slow
 def test_nothing_is_taken_over_from_a_suite_that_measures_otherwise(tmp_path, parents):
     for tokens in (12, 8):
         suite = tiny_suite(tmp_path, parents)
@@ -171,6 +172,7 @@ def test_nothing_is_taken_over_from_a_suite_that_measures_otherwise(tmp_path, pa
     assert len(records) == 8 and not any(record.provenance.same_as for record in records)
 
 
+@pytest.mark.slow
 def test_what_is_merged_otherwise_is_not_taken_over_and_what_is_not_is(tmp_path, parents):
     for methods in ({}, {"task_arithmetic": {"lam": 0.7}}, {"ties": {"lam": 0.7}}):
         search = {"tuner": "evomm", "options": {"evaluations": 3 + len(methods)}}

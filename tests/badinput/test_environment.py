@@ -63,15 +63,15 @@ def test_out_can_only_be_read(refusal: Callable[..., str]):
 
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 400 kB, of which a file takes most."""
+    """A file system of 2 MB, of which a file takes most."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = shutil.which("mount")
-    command = [mount, "-t", "tmpfs", "-o", "size=400k", "none", str(disk)]
+    command = [mount, "-t", "tmpfs", "-o", "size=2m", "none", str(disk)]
     if os.geteuid() != 0 or mount is None or subprocess.run(command, check=False).returncode:
         pytest.skip("mounting a small file system takes root")
     try:
-        (disk / "ballast").write_bytes(b"x" * 330_000)
+        (disk / "ballast").write_bytes(b"x" * 2_017_000)
         yield disk
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
