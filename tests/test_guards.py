@@ -76,6 +76,13 @@ def guards(tmp_path_factory, smollm2):
     return make
 
 
+@pytest.fixture(autouse=True)
+def forgotten():
+    """A process keeps its judges, and with them their engines: here each would be one more, of gigabytes."""
+    yield
+    get_judge.cache_clear()
+
+
 SAID = {
     "llama_guard_2": ("safe", "unsafe\nS2", "It is safe."),
     "llama_guard_3": ("safe", "unsafe\nS2,S14", "unsafe"),

@@ -6,10 +6,10 @@
 then those of `refusal_rules`, and the guard decides `harmful`.
 """
 
-import atexit
 import json
 import re
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -196,9 +196,13 @@ def start(weights: Path, folder: Path, spec: EngineSpec) -> Generate:
     if spec.name != "vllm":
         return _open(weights, folder, spec)
     pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-    atexit.register(pool.shutdown)
+
+    def generate(prompts: list[Tokens], max_tokens: int) -> list[str]:
+        return _in(pool, _generate_here, prompts, max_tokens)
+
+    weakref.finalize(generate, pool.shutdown)  # the engine's memory goes with its judge
     _in(pool, _open_here, weights, folder, spec)
-    return lambda prompts, max_tokens: _in(pool, _generate_here, prompts, max_tokens)
+    return generate
 
 
 def _open(weights: Path, folder: Path, spec: EngineSpec) -> Generate:
