@@ -5,7 +5,9 @@ directions. A difference is a fault where exact McNemar tests of the sample, Hol
 """
 
 import random
+import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +17,11 @@ from bench.errors import BenchError
 from bench.grid import Cell, conditions, merge_cells, parent_cells, sweep_cells
 from bench.harm import load_prompts
 from bench.judges import get_judge
+from bench.kept import Kept
 from bench.prints import PARENT, SWEEP, fingerprint
 from bench.records import Record
 from bench.suite import Suite
-from bench.terminal import Terminal
+from bench.terminal import Terminal, captured
 from merges.registry import find
 
 
@@ -45,7 +48,7 @@ def rerun(suite: Suite, chosen: Sequence[Record], log: Path, terminal: Terminal)
     """Compute the cells of records of one suite again. Raises BenchError where the suite, as it is here, is not the
     one they are of, or a cell of it no longer exists."""
     prompts = load_prompts(suite.safety)
-    with terminal.captured(log), terminal.progress(len(chosen)):
+    with captured(log), tempfile.TemporaryDirectory() as stages:
         parents = runner.open_parents(suite, terminal)
         given = conditions(suite, parents)
         told = fingerprint(given)
@@ -67,9 +70,9 @@ def rerun(suite: Suite, chosen: Sequence[Record], log: Path, terminal: Terminal)
             versions=runner.versions(),
         )
         pairs = []
-        for place, (record, cell) in enumerate(zip(chosen, cells, strict=True)):
-            again = run_cell(bench, cell, lambda doing, at=(place, cell): terminal.at(at[1].label, doing, at[0]))
-            pairs.append((cell.label, record, again))
+        for record, cell in zip(chosen, cells, strict=True):
+            kept = Kept(Path(stages), cell.fingerprint, told)  # of earlier attempts there is nothing: all is done again
+            pairs.append((cell.label, record, run_cell(bench, cell, partial(terminal.at, cell.label), kept)))
     return compare(pairs)
 
 

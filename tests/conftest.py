@@ -33,6 +33,13 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> dict
     return {name: save_tiny(folder / name, smollm2, seed) for seed, name in enumerate(("base", "a", "b"))}
 
 
+@pytest.fixture(scope="session")
+def parents(tiny_models: dict[str, Path]) -> dict[str, dict[str, str]]:
+    """The parents of a suite of tiny models; copy before you change one."""
+    roles = {"base": "base", "a": "aligned", "b": "expert"}
+    return {name: {"role": role, "folder": str(tiny_models[name])} for name, role in roles.items()}
+
+
 def save_tiny(folder: Path, tokenizer: Path, seed: int, **config: object) -> Path:
     """Write a random Llama of two layers as an HF folder in bf16. `config` overrides its configuration."""
     torch.manual_seed(seed)

@@ -23,12 +23,6 @@ PAPER = ("llama3-bio", "mistral-stem", "three-model")
 HUB = (*PAPER, "llama31-reasoning")
 
 
-@pytest.fixture
-def parents(tiny_models):
-    roles = {"base": "base", "a": "aligned", "b": "expert"}
-    return {name: {"role": role, "folder": str(tiny_models[name])} for name, role in roles.items()}
-
-
 def dry(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench", "run", "--dry-run", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -244,10 +244,8 @@ def test_a_hub_id_that_cannot_be_had_is_one_sentence(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["vllm", "transformers"])
-def test_a_run_is_judged_by_a_guard_beside_the_models_engine(engine, tiny_models, smollm2, tmp_path):
+def test_a_run_is_judged_by_a_guard_beside_the_models_engine(engine, parents, smollm2, tmp_path):
     """From the suite file to the table: this guard calls everything unsafe."""
-    roles = {"base": "base", "a": "aligned", "b": "expert"}
-    parents = {name: {"role": role, "folder": str(tiny_models[name])} for name, role in roles.items()}
     guard = save_guard(tmp_path / "guard", "llama_guard_3", smollm2, {"alpha": "unsafe\nS2"}, blind=True)
     path = tiny_suite(tmp_path, parents)
     data = yaml.safe_load(path.read_text())

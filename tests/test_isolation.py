@@ -94,12 +94,6 @@ BAD = {
 
 
 @pytest.fixture(scope="module")
-def parents(tiny_models):
-    roles = {"base": "base", "a": "aligned", "b": "expert"}
-    return {name: {"role": role, "folder": str(tiny_models[name])} for name, role in roles.items()}
-
-
-@pytest.fixture(scope="module")
 def walked(tmp_path_factory, parents):
     folder = tmp_path_factory.mktemp("isolation")
     (folder / "bad.py").write_text(PLUGIN)

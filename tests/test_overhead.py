@@ -60,9 +60,7 @@ def none(deltas):
 
 
 @pytest.mark.slow
-def test_memory_stays_flat_over_a_thousand_cells(tmp_path, tiny_models):
-    roles = {"base": "base", "a": "aligned", "b": "expert"}
-    parents = {name: {"role": role, "folder": str(tiny_models[name])} for name, role in roles.items()}
+def test_memory_stays_flat_over_a_thousand_cells(tmp_path, parents):
     (tmp_path / "tiny.py").write_text(PLUGIN)
     seeds = ",".join(map(str, range(CELLS)))
     done = bench(

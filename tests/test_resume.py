@@ -24,12 +24,6 @@ NAME = CellName(suite="s", fingerprint="f" * 64, cell="c" * 64, method="ties", a
 
 
 @pytest.fixture(scope="module")
-def parents(tiny_models):
-    roles = {"base": "base", "a": "aligned", "b": "expert"}
-    return {name: {"role": role, "folder": str(tiny_models[name])} for name, role in roles.items()}
-
-
-@pytest.fixture(scope="module")
 def walked(tmp_path_factory, parents):
     """A finished run of two methods on the transformers engine, one of which measures the parents itself."""
     out = tmp_path_factory.mktemp("resume") / "out"

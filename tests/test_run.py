@@ -37,12 +37,6 @@ def tiny_suite(folder: Path, parents: dict, **changes: object) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def parents(tiny_models):
-    roles = {"base": "base", "a": "aligned", "b": "expert"}
-    return {name: {"role": role, "folder": str(tiny_models[name])} for name, role in roles.items()}
-
-
 def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -191,6 +185,10 @@ def test_the_transformers_engine_walks_the_same_way(tmp_path, parents):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert {record.provenance.engine for record in read_records(tmp_path)} == {"transformers"}
+    # Verified by running all of it again, which needs the engine and every stage of a cell: nothing differs.
+    again = bench("verify", tmp_path, "--rerun", "4", "--suite", suite)
+    assert again.returncode == 0, again.stdout + again.stderr[-3000:]
+    assert again.stdout.count("refusals") == 4
 
 
 def refused(monkeypatch, capfd, *arguments: object) -> str:

@@ -35,13 +35,6 @@ def refusal(monkeypatch, capfd, tmp_path):
 
 
 @pytest.fixture
-def parents(tiny_models) -> dict:
-    """Of a suite: three tiny models."""
-    roles = {"base": "base", "a": "aligned", "b": "expert"}
-    return {name: {"role": role, "folder": str(tiny_models[name])} for name, role in roles.items()}
-
-
-@pytest.fixture
 def suite(tmp_path, parents) -> Path:
     """A good suite file, for a case to break."""
     return tiny_suite(tmp_path, parents)
