@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from bench.errors import BenchError
-from bench.failures import read_failures
+from bench.failures import FAILED, read_failures
 from bench.records import Record, read_record, read_records, write_atomically
 from leaderboards import maps, papers, plots, traces
 from leaderboards.arms import compare_arms
@@ -27,10 +27,12 @@ PUBLISHED = Path(__file__).with_name("published")
 
 
 def record_files(folder: Path) -> list[Path]:
-    """A folder's JSON files, or where it has none the record files (`*.seed*.json`) in folders below it, sorted.
+    """A folder's JSON files, or where it has none the record files (`*.seed*.json`) in folders below it, sorted. A
+    run's notes of failed cells are called like records, and are none.
 
     Raises BenchError when there are none."""
-    paths = sorted(folder.glob("*.json")) or sorted(folder.rglob("*.seed*.json"))
+    below = (path for path in folder.rglob("*.seed*.json") if path.parent.name != FAILED)
+    paths = sorted(folder.glob("*.json")) or sorted(below)
     if not paths:
         raise BenchError(f"no records in {folder}; run `make bench METHOD=ties` first or name another folder")
     return paths

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from bench.cli import app
 from bench.errors import BenchError
+from bench.failures import CellName, write_failure
 from bench.judges import RefusalRules
 from bench.prints import cell_fingerprints, fingerprint
 from bench.records import Record, read_record, write_record
@@ -240,6 +241,12 @@ def test_answers_may_be_withheld_and_verify_says_what_it_then_cannot_check(out: 
     assert not found.faults
     assert found.notes == [f"{path.name}: holds no answers, so verdicts are taken as given"
                            for path in out.rglob("*linear*.json")]  # fmt: skip
+
+
+def test_a_runs_notes_of_failed_cells_are_no_records(out: Path) -> None:
+    failed = CellName(suite="smol", fingerprint="f" * 64, cell="c" * 64, method="mine", arm="none", seed=0)
+    write_failure(out, failed, "it raised")
+    assert len(verify(out).records) == len(records_below(out)) == 3 and not verify(out).faults
 
 
 def test_refused_records_are_not_published_and_no_table_has_them(out: Path, tmp_path: Path) -> None:
