@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from bench.checkpoints import AnyCheckpoint, RetokenizedCheckpoint
-from bench.prints import PARENT, SWEEP, fingerprint
+from bench.fingerprints import PARENT, SWEEP, fingerprint
 from bench.records import cell_label
 from bench.skill import task_sources
 from bench.suite import Arm, JudgeOptions, Suite

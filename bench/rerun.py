@@ -14,11 +14,11 @@ from typing import NamedTuple
 from bench import runner
 from bench.cell import Bench, run_cell
 from bench.errors import BenchError
+from bench.fingerprints import PARENT, SWEEP, fingerprint
 from bench.grid import Cell, conditions, merge_cells, parent_cells, sweep_cells
 from bench.harm import load_prompts
 from bench.judges import get_judge
 from bench.kept import Kept
-from bench.prints import PARENT, SWEEP, fingerprint
 from bench.records import Record
 from bench.suite import Suite
 from bench.terminal import Terminal, captured

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench.errors import BenchError
-from bench.prints import PARENT, SWEEP
+from bench.fingerprints import PARENT, SWEEP
 from bench.records import ERROR, Count, Record, record_path
 from leaderboards.stats import Estimate, mean_estimate, score_estimate, wilson
 

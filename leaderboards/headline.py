@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from bench.prints import PARENT, SWEEP
+from bench.fingerprints import PARENT, SWEEP
 from bench.records import Record
 from leaderboards.pool import Pool, pools
 from leaderboards.stats import Estimate, holm, resampled, seed_weights

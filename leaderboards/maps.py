@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from bench.prints import SWEEP
+from bench.fingerprints import SWEEP
 from bench.records import ERROR, Record
 from leaderboards.frame import is_parent, is_sweep, newest, without_sweep
 from leaderboards.labels import Clutter, place_labels

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.errors import BenchError
-from bench.prints import cell_fingerprints, fingerprint
+from bench.fingerprints import cell_fingerprints, fingerprint
 from bench.records import ERROR, Record, read_record
 from leaderboards import shipped
 from leaderboards.build import record_files

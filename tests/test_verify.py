@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from bench.cli import app
 from bench.errors import BenchError
 from bench.failures import CellName, write_failure
+from bench.fingerprints import cell_fingerprints, fingerprint
 from bench.judges import RefusalRules
-from bench.prints import cell_fingerprints, fingerprint
 from bench.records import Record, read_record, write_record
 from bench.rerun import compare, sample
 from leaderboards.build import board_of, records_below
