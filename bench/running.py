@@ -1,5 +1,6 @@
 """`python -m bench run`, `ablate`, `status` and `retry`: the commands that compute, and what became of them."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -76,8 +77,7 @@ def run(
         return
     options = {"method": method, "suite": suite, "arms": arms, "seed": seed, "engine": engine, "plugin": plugin}
     how = How(Limits(cell_minutes, memory_gb), quiet, json, one_process)
-    if _do("run", _plain(options), out, how):
-        raise typer.Exit(1)
+    _carry_out([("run", _plain(options))], out, how)
 
 
 def ablate(
@@ -97,8 +97,7 @@ def ablate(
     """
     options = {"suite": suite, "seed": seed, "plugin": plugin}
     how = How(Limits(cell_minutes, memory_gb), quiet, json, one_process)
-    if _do("ablate", _plain(options), out, how):
-        raise typer.Exit(1)
+    _carry_out([("ablate", _plain(options))], out, how)
 
 
 def status(out: OUT = Path("results")) -> None:
@@ -134,8 +133,7 @@ def retry(
         return
     for name in {name.cell: name for agenda in calls.values() for name in agenda.cells if name.cell in failed}.values():
         forget_failure(out, name)
-    if sum(_do(agenda.command, agenda.options, out, how) for agenda in calls.values()):
-        raise typer.Exit(1)
+    _carry_out([(agenda.command, agenda.options) for agenda in calls.values()], out, how)
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
@@ -143,6 +141,12 @@ def _plain(options: dict[str, Any]) -> dict[str, Any]:
     plugins = [str(path.resolve()) for path in options.pop("plugin") or ()]
     suite = options["suite"]
     return options | {"suite": str(Path(suite).resolve()) if Path(suite).is_file() else suite, "plugin": plugins}
+
+
+def _carry_out(calls: Sequence[tuple[str, dict[str, Any]]], out: Path, how: How) -> None:
+    """Commands with their options, one after the other. Exit code 1 where cells of any failed."""
+    if any([_do(command, options, out, how) for command, options in calls]):
+        raise typer.Exit(1)
 
 
 def _do(command: str, options: dict[str, Any], out: Path, how: How) -> bool:
