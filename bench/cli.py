@@ -39,12 +39,13 @@ app.command()(running.retry)
 @app.command()
 def leaderboard(out: OUT = Path("results")) -> None:
     """Make tables, plots and site again from the records under OUT, or else the published ones, and print the table."""
-    from leaderboards.build import board_of, build_leaderboard, records_to_show
+    from leaderboards.build import board_of, build_leaderboard, folder_to_show, records_to_show
     from leaderboards.site.build import build_site
 
     board = board_of(records_to_show(out))
     show(build_leaderboard(out, board=board), out)
-    _show_site(build_site(board, out / "site"))
+    _tell(f"the records are those in {folder_to_show(out)}")
+    _tell(f"the site begins at {build_site(board, out / 'site')}")
 
 
 @app.command()
@@ -59,7 +60,7 @@ def site(
     from leaderboards.build import board_of, records_below
     from leaderboards.site.build import build_site
 
-    _show_site(build_site(board_of(records_below(records)), out, answers))
+    _tell(f"the site begins at {build_site(board_of(records_below(records)), out, answers)}")
 
 
 class Kind(StrEnum):
@@ -257,8 +258,8 @@ def main() -> None:
         raise SystemExit(2) from None
 
 
-def _show_site(index: Path) -> None:
-    Console().print(escape(f"the site begins at {index}"), soft_wrap=True, highlight=False)
+def _tell(line: str) -> None:
+    Console().print(escape(line), soft_wrap=True, highlight=False)
 
 
 def _listed(kind: Kind) -> list[tuple[str, str]]:

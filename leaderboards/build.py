@@ -43,10 +43,16 @@ def records_below(folder: Path) -> list[Record]:
     return [read_record(path) for path in record_files(folder)]
 
 
-def records_to_show(out: Path) -> list[Record]:
-    """Those of a run under `out/records/`, or where there are none the published ones, if any are."""
+def folder_to_show(out: Path) -> Path:
+    """Where the records are that a leaderboard is made from: `out/records`, or the published ones where there are
+    none and these are there."""
     ours = any((out / "records").glob("*.json")) or not any(PUBLISHED.rglob("*.seed*.json"))
-    return read_records(out) if ours else records_below(PUBLISHED)
+    return out / "records" if ours else PUBLISHED
+
+
+def records_to_show(out: Path) -> list[Record]:
+    """The records in that folder. Raises BenchError when there are none, or one cannot be read."""
+    return records_below(PUBLISHED) if folder_to_show(out) == PUBLISHED else read_records(out)
 
 
 class Board(NamedTuple):
