@@ -38,7 +38,7 @@ def harm(rows: pd.DataFrame, records: Iterable[Record]) -> Picture:
     categories = sorted({category for key in keys for category in rates[key]})
     table = np.array([[100 * rates[key].get(category, np.nan) for key in keys] for category in categories])
     names = [plain(category.replace("_", " "), 44) for category in categories]
-    left, top = 0.35 + 0.068 * max(map(len, names), default=0), 0.75 + 0.075 * max(len(_label(*key)) for key in keys)
+    left, top = 0.35 + 0.068 * max(map(len, names), default=0), 0.72 + 0.06 * max(len(_label(*key)) for key in keys)
     wide = max(0.3 * len(keys), 5 - left)
     width, height = left + wide + 0.25, top + 0.24 * max(1, len(names)) + 0.15
     with new_figure(width, height) as figure:
