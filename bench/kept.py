@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -82,6 +82,8 @@ class Kept:
         """Forget all stages of the cell, whatever made them."""
         for folder in self._all.glob(f"{self._cell}.*"):
             shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # other cells are under way, or nothing was kept
+            self._all.rmdir()
 
     def _count(self, label: str, seconds: float) -> None:
         self.seconds[label] = round(self.seconds.get(label, 0.0) + seconds, 3)

@@ -102,13 +102,14 @@ def cost(rows: pd.DataFrame) -> Picture | None:
 def coefficients(records: Iterable[Record]) -> Picture | None:
     """Coefficients by layer, a panel a method, arm and parameter, a row a model; means over tensors and seeds.
 
-    records: of one fingerprint. None where none chose them for several layers. The arms of a method share
-    the shades of a parameter, from its lowest to its highest value."""
+    records: of one fingerprint. What is the same in all layers and models is left out; None where nothing is left.
+    The arms of a method share the shades of a parameter, from its lowest to its highest value."""
     kept = [r for r in newest(records)[0] if r.tuning and not r.method.startswith(SWEEP)]
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in sorted(kept, key=lambda r: (r.method, r.arm or "", r.seed)):
         groups.setdefault((record.method, record.arm or ""), []).append(record)
-    panels = [(*key, name, grid) for key, found in groups.items() for name, grid in _by_layer(found).items()][:PANELS]
+    every = [(*key, name, grid) for key, found in groups.items() for name, grid in _by_layer(found).items()]
+    panels = [one for one in every if np.ptp([value for values in one[-1].values() for value in values]) != 0][:PANELS]
     if not panels:
         return None
     models = max(len(grid) for *_, grid in panels)
@@ -135,7 +136,7 @@ def coefficients(records: Iterable[Record]) -> Picture | None:
             bar = figure.add_axes(((width - 0.8) / width, bottom / height, 0.1 / width, 0.21 * models / height))
             scale = figure.colorbar(shades, cax=bar)
             scale.outline.set_visible(False)
-            scale.set_ticks([low, high] if high > low else [low], labels=[f"{v:.2f}" for v in sorted({low, high})])
+            scale.set_ticks([low, high], labels=[f"{low:.2f}", f"{high:.2f}"])
             bar.tick_params(length=0, labelsize=7, colors=GREY)
         axes.set_xlabel("layer", labelpad=1)
         first = pd.DataFrame([{"suite": kept[0].suite, "fingerprint": kept[0].fingerprint}])

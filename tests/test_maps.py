@@ -28,6 +28,12 @@ def test_coefficients_are_means_over_the_tensors_of_a_layer() -> None:
     assert maps._by_layer([searched(layers=1)]) == {} and maps.coefficients([make_record()]) is None
 
 
+def test_coefficients_that_are_the_same_everywhere_make_no_panel() -> None:
+    same = {f"model.layers.{layer}.q.weight": {"lam": 1.0} for layer in range(4)}
+    record = changed(searched(), tuning=searched().tuning.model_dump() | {"coefficients": same})
+    assert maps._by_layer([record]) and maps.coefficients([record]) is None
+
+
 def test_harm_is_counted_by_category_over_seeds_and_judged_answers() -> None:
     records = [make_record("ties", "none", seed, harmful=share) for seed, share in ((0, 0.5), (1, 1.0))]
     data = records[0].model_dump()
