@@ -39,12 +39,13 @@ app.command()(running.retry)
 @app.command()
 def leaderboard(out: OUT = Path("results")) -> None:
     """Make tables, plots and site again from the records under OUT, or else the published ones, and print the table."""
-    from leaderboards.build import board_of, build_leaderboard, folder_to_show, records_to_show
+    from leaderboards.build import board_of, build_leaderboard, failures_beside, folder_to_show, records_to_show
     from leaderboards.site.build import build_site
 
-    board = board_of(records_to_show(out))
+    folder = folder_to_show(out)
+    board = board_of(records_to_show(out), failures_beside(folder))
     show(build_leaderboard(out, board=board), out)
-    _tell(f"the records are those in {folder_to_show(out)}")
+    _tell(f"the records are those in {folder}")
     _tell(f"the site begins at {build_site(board, out / 'site')}")
 
 
@@ -57,10 +58,11 @@ def site(
     ] = False,
 ) -> None:
     """Build a static site from records: tables, plots, a page per technique, conditions and record, a comparison."""
-    from leaderboards.build import board_of, records_below
+    from leaderboards.build import board_of, failures_beside, records_below
     from leaderboards.site.build import build_site
 
-    _tell(f"the site begins at {build_site(board_of(records_below(records)), out, answers)}")
+    board = board_of(records_below(records), failures_beside(records))
+    _tell(f"the site begins at {build_site(board, out, answers)}")
 
 
 class Kind(StrEnum):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from bench.errors import BenchError
-from bench.failures import FAILED, read_failures
+from bench.failures import FAILED, Failure, read_failures
 from bench.records import Record, read_record, read_records, write_atomically
 from leaderboards import maps, papers, plots, traces
 from leaderboards.arms import compare_arms
@@ -43,6 +43,13 @@ def records_below(folder: Path) -> list[Record]:
     return [read_record(path) for path in record_files(folder)]
 
 
+def failures_beside(folder: Path) -> list[Failure]:
+    """The cells that failed in the runs whose records `record_files` finds. Raises BenchError where it does, or where a
+    note cannot be read."""
+    runs = dict.fromkeys(path.parent.parent for path in record_files(folder))
+    return [failure for run in runs for failure in read_failures(run)]
+
+
 def folder_to_show(out: Path) -> Path:
     """Where the records are that a leaderboard is made from: `out/records`, or the published ones where there are
     none and these are there."""
@@ -58,22 +65,23 @@ def records_to_show(out: Path) -> list[Record]:
 class Board(NamedTuple):
     """Records and what is computed of them, once for all outputs: `table` has a row a record, `rows` one a method x arm
     (`leaderboards.pool.pooled`) with ranks and marks, both with the headline score, and the gains over the scalar-ratio
-    frontier where there is one; `arms` compares those of each method."""
+    frontier where there is one; `arms` compares those of each method. `failed` cells have no record, and no score."""
 
     records: list[Record]
     table: pd.DataFrame
     rows: pd.DataFrame
     arms: pd.DataFrame
+    failed: Sequence[Failure]
 
 
-def board_of(records: list[Record]) -> Board:
+def board_of(records: list[Record], failed: Sequence[Failure] = ()) -> Board:
     """Aggregate records. Raises BenchError where one contradicts itself or does not fit the others."""
     gains = against_frontier(records)
     table, rows = (_joined(made, gains) for made in (frame(records), pooled(records)))
     for made in (table, rows):
         add_score(made)
     rows = _joined(rows, ranks(records))
-    return Board(records, table, rows, compare_arms(records))
+    return Board(records, table, rows, compare_arms(records), failed)
 
 
 def build_leaderboard(out: Path, fingerprint: str | None = None, board: Board | None = None) -> pd.DataFrame:
@@ -82,14 +90,14 @@ def build_leaderboard(out: Path, fingerprint: str | None = None, board: Board | 
 
     leaderboard.csv has one row a record instead, each with its method's gains. plots/trace.png is there only where a
     tuner left a trace, coefficients.png where one chose for several layers, cost.png where a merge has a skill.
-    fingerprint: the one to plot, or its first characters; the newest where None. board: of the records under
-    `out/records/` where None. Raises BenchError when there are no records, when one contradicts itself, when no or
-    several fingerprints match, or when a file cannot be written."""
-    board = board or board_of(read_records(out))
+    fingerprint: the one to plot, or its first characters; the newest where None. board: of the records and
+    failures under `out` where None. Raises BenchError when there are no records, when one contradicts itself, when no
+    or several fingerprints match, or when a file cannot be written."""
+    board = board or board_of(read_records(out), read_failures(out))
     rows = choose(board.rows, fingerprint)
     outputs = {
         "leaderboard.csv": to_csv(board.table),
-        "leaderboard.md": to_markdown(board.rows, board.arms) + markdown_failures(read_failures(out)),
+        "leaderboard.md": to_markdown(board.rows, board.arms) + markdown_failures(board.failed),
         "leaderboard.tex": papers.to_latex(board.rows, board.arms),
         "leaderboard.html": papers.to_html(board.rows, board.arms),
         **plots.frontier(rows).files("plots/frontier"),

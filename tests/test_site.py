@@ -4,13 +4,17 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from test_leaderboard import HOSTILE, changed, make_record, parent_records, store, three_arms, unseen
+from test_leaderboard import FINGERPRINT, HOSTILE, changed, make_record, parent_records, store, three_arms, unseen
+from typer.testing import CliRunner
 
+from bench.cli import app
 from bench.errors import BenchError
+from bench.failures import CellName, Failure, write_failure
 from bench.records import Record
 from leaderboards.build import board_of, build_leaderboard, records_below, records_to_show
 from leaderboards.site import details, outcomes
@@ -23,9 +27,9 @@ ROOT = Path(__file__).parents[1]
 OTHER = "bb" * 32
 
 
-def built(records: list[Record], out: Path, answers: bool = False) -> Path:
+def built(records: list[Record], out: Path, answers: bool = False, failed: Sequence[Failure] = ()) -> Path:
     """The first page of their site."""
-    return build_site(board_of(records), out, answers)
+    return build_site(board_of(records, failed), out, answers)
 
 
 def ordinary() -> list[Record]:
@@ -59,6 +63,12 @@ def hostile_record(record: Record, text: str = HOSTILE) -> Record:
     data["provenance"] |= made | {"conditions": {text: [text, {text: text}], "calibration": {text: {"rows": text}}}}
     method = data["method"] if record.arm is None else text
     return changed(Record.model_validate(data), suite=text, fingerprint=text, method=method)
+
+
+def hostile_failure(text: str) -> Failure:
+    """A cell that failed, of records like those, and all that its note says is nasty."""
+    texts = dict.fromkeys(("suite", "fingerprint", "cell", "method", "reason", "created"), text)
+    return Failure(**texts, arm="task", seed=3)
 
 
 class Page(HTMLParser):
@@ -186,6 +196,27 @@ def test_answers_are_shown_when_asked_for_and_then_behind_a_click_and_as_text(tm
     assert "answers to unsafe prompts" in (tmp_path / "index.html").read_text()
 
 
+def test_what_failed_is_named_with_its_reason_and_has_no_score(tmp_path: Path) -> None:
+    def note(**changes: str) -> None:
+        name = {"suite": "smol", "fingerprint": FINGERPRINT, "cell": "c" * 64, "method": "ties"} | changes
+        write_failure(tmp_path / "run", CellName(**name, arm="task", seed=2), f"no luck with {name['method']}")
+
+    store(tmp_path / "run", ordinary())
+    note()
+    note(method="eats", cell="d" * 64)
+    note(suite="lost", fingerprint="ee" * 32)
+    for records in ("run", "run/records"):
+        done = CliRunner().invoke(app, ["site", "--records", str(tmp_path / records), "--out", str(tmp_path / "site")])
+        assert done.exit_code == 0, done.output
+        found = read(tmp_path / "site")
+        index = found["index.html"].text
+        assert "2 cells failed and\nhave no score" in index and index.count("no luck with") == 3
+        assert "eats" not in index.partition("Failed")[0] and "lost · eeeeeeee" in index.partition("Failed")[2]
+        assert [path for path in found if path.startswith("methods/eats")] == []
+        for page, times in (("suites/smol", 2), ("suites/other", 0), ("methods/ties", 2), ("methods/linear", 0)):
+            assert one(found, page).text.count("no luck with") == times, page
+
+
 def test_a_techniques_page_says_what_its_source_says(pages: dict[str, Page]) -> None:
     page = one(pages, "methods/ties")
     assert "θ = θ_b + λ Σ w_i trim(δ_i) m_i" in page.text and "arXiv:2306.01708" in page.text
@@ -225,14 +256,15 @@ NASTY = {
 def usual(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, ...]]:
     """The elements, with the names of their attributes, of pages with answers whose records say nothing nasty."""
     out = tmp_path_factory.mktemp("usual")
-    built([*parent_records()[:2], *three_arms("mine")], out, answers=True)
+    failed = [hostile_failure(FINGERPRINT).model_copy(update={"method": "mine"})]
+    built([*parent_records()[:2], *three_arms("mine")], out, answers=True, failed=failed)
     return {(tag, *sorted(attributes)) for page in read(out).values() for tag, attributes in page.elements}
 
 
 @pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
 def test_hostile_text_is_inert_on_every_page(text: str, usual: set[tuple[str, ...]], tmp_path: Path) -> None:
     records = [hostile_record(record, text) for record in (*parent_records()[:2], *three_arms("mine"))]
-    built(records, tmp_path / "site", answers=True)
+    built(records, tmp_path / "site", answers=True, failed=[hostile_failure(text)])
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
     for path in (tmp_path / "site").rglob("*.*"):
         assert re.fullmatch(r"[a-z0-9._+-]{1,120}", path.name)

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_leaderboard import make_record
-from test_site import NASTY, built, hostile_record, ordinary, parent_records, three_arms
+from test_leaderboard import FINGERPRINT, make_record
+from test_site import NASTY, built, hostile_failure, hostile_record, ordinary, parent_records, three_arms
 
 from leaderboards.stats import paired_exact
 
@@ -26,7 +26,8 @@ KINDS = ("index.html", "compare.html", "methods/ties*", "suites/smol*", "records
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built(ordinary(), tmp_path_factory.mktemp("site")).parent
+    failed = [hostile_failure(FINGERPRINT).model_copy(update={"method": "ties"})]
+    return built(ordinary(), tmp_path_factory.mktemp("site"), failed=failed).parent
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +213,7 @@ def test_axe_finds_nothing(page: "sync_api.Page", site: Path, kind: str, scheme:
 @pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
 def test_hostile_records_do_nothing_in_a_browser(context: "sync_api.BrowserContext", text: str, tmp_path: Path) -> None:
     records = [hostile_record(record, text) for record in (*parent_records()[:2], *three_arms("mine"))]
-    built(records, tmp_path, answers=True)
+    built(records, tmp_path, answers=True, failed=[hostile_failure(text)])
     page = context.new_page()
     page.set_viewport_size({"width": 375, "height": 800})
     for path in sorted(tmp_path.rglob("*.html")):

@@ -16,6 +16,7 @@ from leaderboards.site.pages import HERE, environment, shortened, slug
 from leaderboards.tables import conditions
 from leaderboards.text import display_name, plain
 
+FAILED = "Cells that failed have no score, neither good nor bad"
 COSTS = "What each run took: evaluations are candidates whose loss was measured, tokens those forwarded for it"
 FRONTIER = "Skill against harmful-output rate, the same numbers as in the table: up is skilled, left is safe."
 SKILL = "Skill per domain with 95 % intervals, the same numbers as in the table."
@@ -70,10 +71,11 @@ class Site:
             suites.append(suite)
         places = {suite["fingerprint"]: suite["page"] for suite in suites}
         engine = environment()
-        made["index.html"] = self._render(engine, "index.html", **self._index(suites))
+        made["index.html"] = self._render(engine, "index.html", **self._index(suites, places))
         made["compare.html"] = self._render(engine, "compare.html", data=self._compare(suites))
         for suite in suites:
-            made[suite["page"]] = self._render(engine, "suite.html", "../", suite=suite)
+            failed = self._failed(places, fingerprint=suite["fingerprint"])
+            made[suite["page"]] = self._render(engine, "suite.html", "../", suite=suite, failed=failed)
         for name, page in self.method_pages.items():
             made[page] = self._render(engine, "method.html", "../", **self._method(name, places))
         # Not by cell: a record's author may have written any.
@@ -88,7 +90,12 @@ class Site:
         context |= {"root": root, "answers": context.get("answers", self.answers)}
         return shortened(engine.get_template(template).render(page=template.removesuffix(".html"), **context))
 
-    def _index(self, suites: list[dict]) -> dict[str, object]:
+    def _failed(self, places: dict[str, str], **of: str) -> tables.Table | None:
+        """The cells that failed of a method or of a fingerprint, or all."""
+        chosen = [one for one in self.board.failed if of.items() <= one.model_dump().items()]
+        return tables.failed(FAILED, chosen, self.method_pages, places)
+
+    def _index(self, suites: list[dict], places: dict[str, str]) -> dict[str, object]:
         methods = [
             {"title": self._title(name), "page": page, "family": family(name, self.known)}
             for name, page in self.method_pages.items()
@@ -97,6 +104,7 @@ class Site:
             "counts": {"records": len(self.records), "methods": len(methods)},
             "suites": suites,
             "superseded": self.superseded,
+            "failed": self._failed(places),
             "arms": [arm for arm in ARMS if (self.board.rows["arm"] == arm).any()],
             "families": sorted({method["family"] for method in methods}),
             "methods": sorted(methods, key=lambda method: method["title"].lower()),
@@ -119,6 +127,7 @@ class Site:
             "page": f"suites/{key}.html",
             "conditions": conditions(rows, plain),
             "records": len(records),
+            "failures": sum(one.fingerprint == fingerprint for one in self.board.failed),
             "created": first.provenance.created,
             "results": tables.results(caption, main, self.links, self.method_pages, self.known),
             "gains": tables.gains("Gains over the frontier", rows, self.method_pages) if gained else None,
@@ -157,6 +166,7 @@ class Site:
             "method": method,
             "suites": suites,
             "coefficients": self._coefficients(records),
+            "failed": self._failed(places, method=name),
             "costs": tables.costs(COSTS, sorted(records, key=_order), self.record_pages),
         }
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from bench.failures import Failure
 from bench.records import Record
 from leaderboards.frame import PARENT, SWEEP, domains_of, is_parent, ratio_and_scale
 from leaderboards.site.details import Coefficient
@@ -165,6 +166,23 @@ def costs(caption: str, records: Iterable[Record], pages: Mapping[int, str]) -> 
             Cell(f"{spent.peak_rss_mb / 1000:.1f} GB", value=round(spent.peak_rss_mb)),
         ]))  # fmt: skip
     return Table(caption, ["record", "time", "evaluations", "tokens", "peak memory"], [], rows)
+
+
+def failed(
+    caption: str, failures: Iterable[Failure], pages: Mapping[str, str], places: Mapping[str, str]
+) -> Table | None:
+    """Cells without a score, and why; None where there are none. places: the page of each fingerprint that has one."""
+    rows = []
+    for one in failures:
+        where, place = f"{plain(one.suite)} · {plain(one.fingerprint[:8])}", places.get(one.fingerprint)
+        rows.append(Row([
+            _method(one.method, pages, []),
+            Cell(one.arm or "parent"),
+            Cell(f"{one.seed}"),
+            Cell("" if place else where, links=((where, place),) if place else ()),
+            Cell(one.reason),
+        ]))  # fmt: skip
+    return Table(caption, ["method", "arm", "seed", "conditions", "why there is no score"], [], rows) if rows else None
 
 
 def _method(name: str, pages: Mapping[str, str], records: list[tuple[str, str]]) -> Cell:
