@@ -1,12 +1,15 @@
 """The main table and the arms' comparison as LaTeX (booktabs) and HTML, for papers and pages of one's own.
 
-    \\usepackage{booktabs}
+    \\usepackage{booktabs,graphicx}
     \\input{leaderboard}          a tabular for each table; wrap it in a table environment with a caption of yours
+
+A tabular is shrunk where it is wider than its line, and goes on in another where it is longer than a page.
 
 Both come from one pandas Styler, which escapes every cell. Names from records are made inert first, and reduced to
 ASCII for LaTeX, which stops at a character that its fonts do not have.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -20,6 +23,9 @@ from leaderboards.tables import arm_columns, main_columns, marks_of
 from leaderboards.text import plain
 
 STYLES = {"best": "font-weight: bold;", "tied": "font-style: italic;"}
+ASIDE = ("tuner", "refusals", "evals", "time", "peak memory")  # columns of a second tabular, beside "<domain> kept"
+LENGTH = 40  # rows of a tabular
+FIT = r"\noindent\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 LEGEND = "Bold: the best merge; italic: not significantly worse (paired bootstrap, Holm). A rank is a range."
 
 
@@ -32,13 +38,13 @@ class Shown(NamedTuple):
 
 
 def to_latex(table: pd.DataFrame, arms: pd.DataFrame) -> str:
-    """leaderboard.tex: a `tabular` for each table of `_tables`, under a comment that says what it is."""
+    """leaderboard.tex: the tables of `_tables`, each under a comment that says what it is, in parts that fit a page."""
     parts = []
-    for shown in _tables(table, arms):
+    for shown in (part for whole in _tables(table, arms) for part in _fitting(whole)):
         text = shown._replace(cells=shown.cells.rename(columns=_ascii).map(_ascii))
         tabular = _styled(text, "latex").to_latex(hrules=True, convert_css=True, column_format=_columns(text.cells))
-        parts.append(f"% {_ascii(shown.title)}\n{tabular}")
-    return f"% Needs booktabs. {LEGEND}\n\n" + "\n".join(parts)
+        parts.append(f"% {_ascii(shown.title)}\n{FIT}\n{_typeset(tabular)}}}\\par\\bigskip\n")
+    return f"% Needs booktabs and graphicx. {LEGEND}\n\n" + "\n".join(parts)
 
 
 def to_html(table: pd.DataFrame, arms: pd.DataFrame) -> str:
@@ -67,6 +73,18 @@ def _tables(table: pd.DataFrame, arms: pd.DataFrame) -> Iterator[Shown]:
             yield _shown(f"{about}: arm task to task+safety", columns, {name: [""] * len(pairs) for name in columns})
 
 
+def _fitting(shown: Shown) -> Iterator[Shown]:
+    """The same in parts: what was kept and what it cost apart, and no more rows than fit a page."""
+    aside = [name for name in shown.cells if name in ASIDE or name.endswith(" kept")]
+    columns = {shown.title: [name for name in shown.cells if name not in aside]}
+    if aside:
+        columns[f"{shown.title}: kept and cost"] = ["method", "arm", *aside]
+    for title, names in columns.items():
+        for start in range(0, len(shown.cells), LENGTH):
+            part = slice(start, start + LENGTH)
+            yield Shown(title, *(each[names][part].reset_index(drop=True) for each in (shown.cells, shown.styles)))
+
+
 def _shown(title: str, columns: dict[str, list[str]], styles: dict[str, list[str]]) -> Shown:
     cells = pd.DataFrame({name: [value.strip() for value in values] for name, values in columns.items()})
     return Shown(title, cells, pd.DataFrame(styles))
@@ -83,6 +101,13 @@ def _styled(shown: Shown, form: str) -> Styler:
 
 def _columns(cells: pd.DataFrame) -> str:
     return "".join("l" if name in ("method", "arm", "tuner") else "r" for name in cells.columns)
+
+
+def _typeset(tabular: str) -> str:
+    """Dashes for ranges and minus signs; and < and >, which the fonts that LaTeX begins with do not have."""
+    ranges = re.sub(r"(?<=[ \[])(\d+)-(\d+)(?=[ \]])", r"\1--\2", tabular)
+    signed = re.sub(r"(?<=[ \[])-(?=\d)", "$-$", ranges)
+    return signed.replace("<", r"\textless{}").replace(">", r"\textgreater{}")
 
 
 def _ascii(text: str) -> str:

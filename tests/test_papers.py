@@ -1,0 +1,42 @@
+"""leaderboard.tex in a real pdflatex: it compiles, whoever made the records, and no table leaves the page."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from test_inert import NASTY, nasty
+from test_leaderboard import make_record, parent_records, three_arms
+
+from leaderboards.build import board_of
+from leaderboards.papers import to_latex
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("pdflatex") is None, reason="pdflatex is not installed: apt-get install texlive-latex-recommended"
+)
+DOMAINS = {name: 0.5 for name in ("biology", "chemistry", "mathematics", "law", "medicine", "translation")}
+LARGE = [make_record(f"method_{i}", arm, skill=DOMAINS) for i in range(25) for arm in ("none", "task", "task+safety")]
+ORDINARY = [*parent_records(), *three_arms("tsv_weighted"), make_record("tsv_weighted", "task", 1)]
+RECORDS = {"ordinary": ORDINARY, "many methods and domains": LARGE} | {
+    name: [nasty(record, text, others=True) for record in ORDINARY[1:-1]] for name, text in NASTY.items()
+}
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize("records", RECORDS.values(), ids=RECORDS)
+@pytest.mark.parametrize("columns", ["onecolumn", "twocolumn"])
+def test_latex_compiles_and_stays_on_the_page(records: list, columns: str, tmp_path: Path) -> None:
+    board = board_of(records)
+    (tmp_path / "leaderboard.tex").write_text(to_latex(board.rows, board.arms), encoding="ascii")
+    (tmp_path / "paper.tex").write_text(
+        rf"\documentclass[{columns}]{{article}}\usepackage{{booktabs,graphicx}}"
+        r"\begin{document}\input{leaderboard}\end{document}"
+    )
+    done = subprocess.run(
+        ["pdflatex", "-no-shell-escape", "-halt-on-error", "-interaction=nonstopmode", "paper.tex"],
+        cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+    log = (tmp_path / "paper.log").read_text(errors="replace")
+    assert re.findall(r"Overfull.*|Missing character.*", log) == []
