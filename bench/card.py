@@ -31,6 +31,8 @@ configuration.{vocabulary}
 
 {coefficients}
 
+{measured}"""
+UNMEASURED = """\
 ## Limits
 
 Nothing was measured on this checkpoint: merging can lose alignment as well as skill. `python -m bench run` measures
@@ -56,6 +58,7 @@ def merge_card(recipe: "Recipe") -> str:
         dtype=recipe.dtype_name,
         seed=recipe.seed,
         told=recipe.told,
+        measured=recipe.measured or UNMEASURED,
         coefficients=f"One value a model is in the order {', '.join(recipe.models)}.\n\n{text}",
     )
 

@@ -4,6 +4,7 @@ Heavy imports are inside the commands: `--help`, `list` and `leaderboard` start 
 """
 
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ from rich.table import Table
 from bench import data, judging, publishing, running
 from bench.errors import BenchError, printable
 from bench.options import OUT, PLUGINS, names_in, show, use_plugins
+from bench.records import read_record
 from bench.suite import ablation_names, did_you_mean, load_ablation, load_suite, suite_names
 
 app = typer.Typer(
@@ -123,7 +125,10 @@ def merge(
     if config:
         recipe = recipes.from_merge_file(config)
     elif record:
+        from leaderboards.card import measured
+
         recipe = recipes.from_record(record, load_suite(suite), Terminal())
+        recipe = replace(recipe, measured=measured(read_record(record)))
     elif suite:
         recipe = recipes.from_suite(load_suite(suite), choices, Terminal())
     else:

@@ -31,7 +31,8 @@ AHEAD = 512 * 2**20  # bytes of merged tensors that may wait to be written, besi
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides what a merge is. `groups` says which coefficients hold for which tensor; `folder` is
-    whose configuration, tokenizer and chat template the result gets; `told` is what the model card says of its origin.
+    whose configuration, tokenizer and chat template the result gets; `told` is what the model card says of its origin,
+    and `measured` its part, in Markdown, on how the merge did.
     """
 
     merger: Merger
@@ -44,6 +45,7 @@ class Recipe:
     dtype: torch.dtype = torch.bfloat16
     seed: int = 0
     told: str = "a call from Python"
+    measured: str = ""
 
     @property
     def dtype_name(self) -> str:

@@ -91,7 +91,7 @@ def from_record(path: Path, suite: Suite, terminal: Terminal) -> Recipe:
         if group not in record.tuning.coefficients:
             raise BenchError(f"{path} has no coefficients for {group}; the record is damaged")
         check_values(merger, record.tuning.coefficients[group], len(models))
-    told = f"a record of the suite {record.suite}, arm {record.arm}, seed {record.seed}"
+    told = f"a run's record, arm {record.arm}, seed {record.seed}"
     return Recipe(
         merger,
         models,

@@ -45,7 +45,7 @@ def to_markdown(table: pd.DataFrame, arms: pd.DataFrame) -> str:
         parts += [
             f"# {code(rows['suite'][0])} under conditions {code(fingerprint[:8])}",
             conditions(rows, code) + ".",
-            _main_table(without_sweep(rows)),
+            main_table(without_sweep(rows)),
         ]
         gains = _gains_of(rows)
         if len(gains):
@@ -185,7 +185,7 @@ def rank(first: float, last: float) -> str:
     return f"{first:.0f}" if first == last else f"{first:.0f}-{last:.0f}"
 
 
-def _main_table(rows: pd.DataFrame) -> str:
+def main_table(rows: pd.DataFrame) -> str:
     """The main table in Markdown: the best of a column bold, what is not significantly worse in italics."""
     columns, marks = main_columns(rows, code), marks_of(rows)
     around = {"best": "**", "tied": "*"}

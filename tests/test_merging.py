@@ -1,11 +1,15 @@
 """`bench merge`: folders transformers opens, equal to the merge itself, whole or absent; merge files read and made."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from markdown_it import MarkdownIt
 from safetensors.torch import load_file, save_file
+from test_leaderboard import HOSTILE, make_record
+from test_run import tiny_suite
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
@@ -15,11 +19,12 @@ from bench.cli import app
 from bench.errors import BenchError
 from bench.merging import write
 from bench.perf import METHODS, _merge_file
+from bench.records import Record, write_record
 from bench.writer import write_checkpoint
 from merges.apply import Plan, merge
 from merges.errors import MergeError
 from merges.registry import find
-from merges.space import check_values
+from merges.space import check_values, layer_groups
 
 CHOICES = recipes.Choices("ties", {"density": "0.3", "lam": "0.7"}, {"b": "0.5"}, "bfloat16")
 
@@ -49,6 +54,32 @@ def test_a_merged_folder_is_the_merge_and_opens_in_transformers(tiny_models, par
     assert AutoTokenizer.from_pretrained(out).chat_template
     card = (out / "README.md").read_text()
     assert "TIES-Merging" in card and open_checkpoint(tiny_models["a"]).sha256 in card and str(tmp_path) not in card
+
+
+@pytest.mark.parametrize("text", ["smol", HOSTILE])
+def test_the_card_of_a_runs_merge_has_its_row_its_conditions_and_its_limits(parents, tmp_path, text):
+    roles = {"base": "base", "a": "aligned", "b": "expert"}
+    given = {name: {"role": role, "folder": parents[name]} for name, role in roles.items()}
+    opened = {name: open_checkpoint(Path(parents[name])) for name in roles}
+    groups = layer_groups(opened["base"], 1)
+    values = find("ties").check_options({"density": 0.3, "lam": 0.7}) | {"weight": [1.0, 0.5]}
+    data = make_record("ties", "task+safety", 2, harmful=0.1, over_refusal=0.05, suite=text).model_dump()
+    data["parents"] = [{"name": name, "role": role, "sha256": opened[name].sha256} for name, role in roles.items()]
+    data["merger"]["source_sha256"] = find("ties").source_sha256
+    data["tuning"] |= {"models": ["a", "b"], "coefficients": dict.fromkeys(groups.values(), values)}
+    data["provenance"] |= {"dtype": "bfloat16", "judge": text, "conditions": {"search": {"groups": 1}}}
+    path = write_record(tmp_path, Record.model_validate(data))
+    suite, out = str(tiny_suite(tmp_path, given)), tmp_path / "merged"
+    done = CliRunner().invoke(app, ["merge", str(out), "--suite", suite, "--record", str(path)])
+    assert done.exit_code == 0, done.output
+    card = (out / "README.md").read_text()
+    # As in the leaderboard: score, skill and its domains, harmful, over-refusal and refusals, each with its interval.
+    assert "| 62 [49-74] | 38 [25-52] | 25 [11-47] | 50 [30-70] | 10 [3-30] | 5 [1-24] | 90 [70-97] |" in card
+    assert "20 unsafe and 20 benign prompts; items: 20 `chem`, 20 `math`" in card and f"`{'aa' * 32}`" in card
+    assert "## Limits" in card and "Nothing was measured" not in card and "seed 2" in card
+    parsed = MarkdownIt("commonmark").enable("table").parse(card.partition("---\n\n")[2])
+    kinds = {token.type for block in parsed for token in [block, *(block.children or [])]}
+    assert not kinds & {"link_open", "image", "html_inline", "html_block"}
 
 
 def test_shards_and_index_read_as_one_file(tiny_models, parents, tmp_path):
