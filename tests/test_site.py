@@ -294,6 +294,15 @@ def test_records_that_claim_the_same_cell_keep_their_own_pages_and_scores(tmp_pa
     assert "90 70–97" in one(pages, "records/smol.linear").text and "10 3–30" in one(pages, "records/smol.ties").text
 
 
+def test_coefficients_are_told_by_model_however_many_each_has() -> None:
+    data = make_record("mine").model_dump()
+    chosen = {"weight": [1.0, 2.0, 3.0, 0.0, 0.0, 9.0], "lam": 0.5, "normalize": True}
+    data["tuning"] |= {"models": ["a", "b"], "coefficients": {"layers 0-1": chosen, "rest": {"lam": 0.7}}}
+    assert details.coefficients([Record.model_validate(data)]) == [
+        ("weight", "a", 3, 1.0, 2.0, 3.0), ("weight", "b", 3, 0.0, 0.0, 9.0), ("lam", "", 2, 0.5, 0.6, 0.7),
+    ]  # fmt: skip
+
+
 def test_conditions_of_any_shape_become_few_lines() -> None:
     deep: object = 1
     for _ in range(500):

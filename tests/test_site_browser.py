@@ -133,6 +133,14 @@ def test_a_reader_finds_the_way_from_the_table_to_a_comparison(page: "sync_api.P
     assert "b=smol.linear.none" in page.url
     page.reload()
     assert page.locator("select[name=b]").locator("option:checked").inner_text() == "linear · none · seed 0"
+    page.locator("select[name=b]").select_option(label="ties · task+safety · seed 0")
+    page.locator("select[name=a]").select_option(label="ties · task · seed 1")
+    page.reload()
+    chosen = page.locator("#pair select").locator("option:checked").all_inner_texts()
+    assert chosen == ["ties · task · seed 1", "ties · task+safety · seed 0"]
+    page.locator("#pair-names").get_by_role("link", name="task+safety").click()
+    page.get_by_role("link", name="Compare with").click()
+    assert page.locator("select[name=a]").locator("option:checked").inner_text() == "ties · task+safety · seed 0"
     page.get_by_role("navigation").get_by_role("link", name="Leaderboard").click()
     page.get_by_role("link", name="smol", exact=True).first.click()
     assert page.locator("h1").inner_text().startswith("smol")

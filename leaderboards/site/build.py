@@ -17,6 +17,7 @@ from leaderboards.tables import conditions
 from leaderboards.text import display_name, plain
 
 FAILED = "Cells that failed have no score, neither good nor bad"
+APART = "over the groups of tensors, and directions, that have a value of their own"
 COSTS = "What each run took: evaluations are candidates whose loss was measured, tokens those forwarded for it"
 FRONTIER = "Skill against harmful-output rate, the same numbers as in the table: up is skilled, left is safe."
 SKILL = "Skill per domain with 95 % intervals, the same numbers as in the table."
@@ -177,8 +178,8 @@ class Site:
             if record.tuning and record.tuning.trace:
                 groups.setdefault((record.fingerprint, record.arm or ""), []).append(record)
         return [
-            tables.coefficients(f"{plain(found[0].suite)}, arm {arm}, over groups of tensors and seeds", chosen)
-            for (_, arm), found in groups.items()
+            tables.coefficients(f"{plain(found[0].suite)} {plain(key[:8])}, arm {arm}: {APART}, and over seeds", chosen)
+            for (key, arm), found in groups.items()
             if (chosen := details.coefficients(found))
         ]
 
@@ -196,9 +197,7 @@ class Site:
             "answers": sorted(record.prompts, key=lambda prompt: (prompt.kind, prompt.id)) if self.answers else [],
             "command": details.command(record),
             "fixed": record.method.startswith((PARENT, SWEEP)),
-            "coefficients": tables.coefficients("Over the groups of tensors that have one each", chosen)
-            if chosen
-            else None,
+            "coefficients": tables.coefficients(f"Chosen {APART}", chosen) if chosen else None,
             "provenance": details.provenance(record),
         }
 
@@ -251,8 +250,9 @@ def draw(stem: str, rows: pd.DataFrame, records: list[Record]) -> tuple[list[dic
         if picture is None:
             continue
         files |= picture.files(f"{stem}-{name}")
-        # A PNG says its size in pixels at bytes 16 to 24; the page keeps the room before the figure is there.
-        width, height = int.from_bytes(picture.png[16:20]), int.from_bytes(picture.png[20:24])
+        # A PNG says its size in pixels at bytes 16 to 24; the page keeps the room before the figure is there. All are
+        # shrunk alike, or their letters would differ in size.
+        width, height = (int.from_bytes(picture.png[at : at + 4]) * 2 // 3 for at in (16, 20))
         figures.append({"file": f"{stem}-{name}", "alt": caption, "caption": caption, "width": width, "height": height})
     return figures, files
 

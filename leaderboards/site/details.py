@@ -17,11 +17,11 @@ _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
 
 class Coefficient(NamedTuple):
-    """One coefficient over the layer groups or tensors it was chosen for; equal ends where there was one group."""
+    """One coefficient over all that it was chosen for apart: groups of layers, tensors, directions, seeds."""
 
     parameter: str
     model: str
-    groups: int
+    values: int
     low: float
     middle: float
     high: float
@@ -57,19 +57,21 @@ def calibration(conditions: dict[str, object]) -> list[tuple[str, str, str, str]
 
 
 def coefficients(records: Iterable[Record]) -> list[Coefficient]:
-    """Lowest, median and highest value of every number that was chosen, over the groups of all these records."""
+    """Lowest, median and highest value of every number that was chosen, over the groups of all these records. A list
+    has as many values for each model, one after the other: one, or one for each of its directions."""
     values: dict[tuple[str, str], list[float]] = {}
     for tuning in [record.tuning for record in records if record.tuning]:
         for group in tuning.coefficients.values():
             for name, value in group.items():
                 if isinstance(value, (bool, str)):
                     continue
-                models = dict(enumerate(tuning.models)) if isinstance(value, list) else {0: ""}
-                for place, part in enumerate(value if isinstance(value, list) else [value]):
-                    values.setdefault((name, models.get(place, f"model {place}")), []).append(part)
+                models = tuning.models if isinstance(value, list) and tuning.models else [""]
+                for model, part in zip(models, np.array_split(np.atleast_1d(value), len(models)), strict=True):
+                    values.setdefault((name, model), []).extend(part.tolist())
     return [
         Coefficient(name, model, len(found), min(found), float(np.median(found)), max(found))
         for (name, model), found in values.items()
+        if found
     ]
 
 

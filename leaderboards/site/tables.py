@@ -102,7 +102,7 @@ def gains(caption: str, rows: pd.DataFrame, pages: Mapping[str, str]) -> Table:
             Cell(row["arm"]),
             _change(row, "gain_refusal"),
             _change(row, "gain_skill"),
-            Cell(" ".join(filter(None, (display_name(row["rival"]), row["rival_arm"])))),
+            Cell(_rival(row["rival"], row["rival_arm"])),
             _p(row["rival_p_holm"]),
             Cell("yes" if row["above_frontier"] else "no"),
         ])
@@ -139,17 +139,17 @@ def scores(caption: str, row: Mapping) -> Table:
 
 
 def coefficients(caption: str, chosen: Iterable[Coefficient]) -> Table:
-    """The coefficients that a tuner chose, over the groups of tensors that have one each."""
+    """The coefficients that a tuner chose."""
     rows = [
         Row([
             Cell(one.parameter),
             Cell(one.model or "all"),
-            Cell(f"{one.groups}"),
+            Cell(f"{one.values:,}", value=one.values),
             *(Cell(f"{value:.4g}") for value in (one.low, one.middle, one.high)),
         ])
         for one in chosen
     ]  # fmt: skip
-    return Table(caption, ["parameter", "model", "groups", "lowest", "median", "highest"], [], rows)
+    return Table(caption, ["parameter", "model", "values", "lowest", "median", "highest"], [], rows)
 
 
 def costs(caption: str, records: Iterable[Record], pages: Mapping[int, str]) -> Table:
@@ -157,7 +157,8 @@ def costs(caption: str, records: Iterable[Record], pages: Mapping[int, str]) -> 
     rows = []
     for record in records:
         spent, seconds = record.costs, record.costs.total_seconds
-        name = f"{plain(record.suite)} · {record.arm or 'none'} · seed {record.seed}"
+        where = f"{plain(record.suite)} {plain(record.fingerprint[:8])}"
+        name = f"{where} · {record.arm or 'none'} · seed {record.seed}"
         rows.append(Row([
             Cell("", links=((name, pages[id(record)]),)),
             Cell(duration(seconds), value=round(seconds, 1)),
@@ -191,6 +192,13 @@ def _method(name: str, pages: Mapping[str, str], records: list[tuple[str, str]])
     fixed = name.startswith((PARENT, SWEEP)) and records
     target = records[0][1] if fixed else pages.get(name)
     return Cell("" if target else shown, links=((shown, target),) if target else ())
+
+
+def _rival(method: str, arm: str) -> str:
+    """Whom a technique was tested against: a ratio of the sweep by its numbers, others by name and arm."""
+    if method.startswith(SWEEP):
+        return "share {:g}, scale {:g}".format(*ratio_and_scale(method))
+    return f"{display_name(method)} {arm}".strip()
 
 
 def _records(records: list[tuple[str, str]]) -> Cell:

@@ -222,7 +222,7 @@ function startCompare() {
     showPair(a, b, suites[a.suite]);
   };
   const read = () => {
-    const asked = new URLSearchParams(location.hash.slice(1));
+    const asked = new URLSearchParams(location.hash.slice(1).replaceAll("+", "%2B")); // an arm is called task+safety
     if (byId.has(asked.get("a"))) first.value = asked.get("a");
     refill();
     const there = [...second.options].map((option) => byId.get(option.value));
