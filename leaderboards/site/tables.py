@@ -180,10 +180,10 @@ def failed(
             _method(one.method, pages, []),
             Cell(one.arm or "parent"),
             Cell(f"{one.seed}"),
-            Cell("" if place else where, links=((where, place),) if place else ()),
             Cell(one.reason),
+            Cell("" if place else where, links=((where, place),) if place else ()),
         ]))  # fmt: skip
-    return Table(caption, ["method", "arm", "seed", "conditions", "why there is no score"], [], rows) if rows else None
+    return Table(caption, ["method", "arm", "seed", "why there is no score", "conditions"], [], rows) if rows else None
 
 
 def _method(name: str, pages: Mapping[str, str], records: list[tuple[str, str]]) -> Cell:
