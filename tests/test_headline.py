@@ -69,7 +69,7 @@ def test_all_outputs_show_score_rank_and_marks() -> None:
     text = markdown([*parent_records(n=100), *merges()])
     assert "| rank |" not in text  # ranks are the board's; `pooled` alone has none
     assert (
-        latex.count(r"\toprule") == 1 and "\\bfseries 86" in latex and "\\itshape 86" in latex and " & 1-2 & " in latex
+        latex.count(r"\toprule") == 2 and "\\bfseries 86" in latex and "\\itshape 86" in latex and " & 1--2 & " in latex
     )
     assert html.count("<table") == 1 and "font-weight: bold" in html and ">1-2</td>" in html
     assert to_latex(board.rows, board.arms) == latex and to_html(board.rows, board.arms) == html
