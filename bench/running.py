@@ -169,9 +169,9 @@ def _do(command: str, options: dict[str, Any], out: Path, how: How) -> bool:
         suite = overridden(load_suite(options["suite"]), seeds=options["seed"], engine=options["engine"])
         arms = arms_in(options["arms"]) if options["arms"] else suite.arms
         job = replace(given, suites=(suite,), methods=tuple(names_in(options["method"])), arms=arms)
-    if how.one_process and how.ray:
+    if how.one_process and how.ray is not None:
         raise BenchError("--one-process and --ray exclude each other; take one")
-    if how.ray:
+    if how.ray is not None:
         from bench.scaleout import spread
 
         outcomes = spread(job, how.limits, how.ray, terminal)

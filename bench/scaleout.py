@@ -33,7 +33,7 @@ from bench.terminal import Terminal, captured
 
 TICK = 5.0  # seconds between looks at the cluster
 REACH = 10.0  # seconds in which an address answers
-LOSSES = 3  # sites that a cell, or the start of an engine, may cost
+LOSSES = 3  # sites that a cell may cost, or that may be lost in a row before an engine has started
 
 
 def spread(job: Job, limits: Limits, address: str, terminal: Terminal) -> list[Outcome]:
@@ -106,7 +106,8 @@ class _Deal:
         self._start = partial(ray.remote(Site).options(**self._room.options).remote, *given)
         self._sites: dict[Any, _Site] = {}  # by the generator of what it says
         self._waiting: deque[CellName] = deque()
-        self._number, self._lost, self._warned = 0, Counter(), set()
+        self._number, self._unstarted, self._warned = 0, 0, set()
+        self._lost: Counter[str] = Counter()
 
     def deal(self) -> None:
         """Until every cell has its record or has failed."""
@@ -162,7 +163,7 @@ class _Deal:
 
     def _hear(self, site: _Site, word: str, given: list[Any]) -> None:
         if word == "next":
-            (site.host,) = given
+            (site.host,), self._unstarted = given, 0
             self._hand(site)
         elif word == "done":
             name, record, log = given
@@ -209,15 +210,21 @@ class _Deal:
 
     def _lose(self, site: _Site, reason: str) -> None:
         """A site is gone. Its cell goes to another, unless it went with several."""
-        where = f"the engine on {site.host}" if site.host else "an engine that was to start"
-        told = f"{where} was lost ({reason})"
-        self._lost[site.cell.cell if site.cell else ""] += 1
-        if site.cell is None:
-            if self._lost[""] >= LOSSES:
-                raise BenchError(f"{told}, as were {LOSSES - 1} before it; see what Ray says of its nodes")
+        before = f", as were {LOSSES - 1} before it"
+        if site.host is None:
+            self._unstarted += 1
+            told = f"an engine on the Ray cluster ended before it had started ({reason})"
+            if self._unstarted == LOSSES:
+                raise BenchError(told + before)
             self._terminal.warn(f"{told}; another is started")
-        elif self._lost[site.cell.cell] >= LOSSES:
-            self._failed(site.cell, f"{told}, as were {LOSSES - 1} before it with this cell")
+            return
+        told = f"the engine on {site.host} was lost ({reason})"
+        if site.cell is None:
+            self._terminal.warn(told)
+            return
+        self._lost[site.cell.cell] += 1
+        if self._lost[site.cell.cell] == LOSSES:
+            self._failed(site.cell, f"{told}{before} with this cell")
         else:
             self._waiting.appendleft(site.cell)
             self._terminal.warn(f"{site.cell.label}: {told}; the cell goes to another")
