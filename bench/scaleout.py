@@ -53,12 +53,14 @@ def _cluster(address: str) -> Iterator[Any]:
         import ray
     except ImportError as error:
         raise BenchError("ray is not installed; pip install 'mergesafe[ray]', or leave --ray out") from error
+    if address == "auto":  # as Ray takes it
+        address = os.environ.get("RAY_ADDRESS") or "auto"
     if address not in ("auto", "local"):
         _reach(address)
+    alone = {"include_dashboard": False} if address == "local" else {}
     try:
-        # Without a dashboard of its own: a run opens no ports to look at it.
-        ray.init(address, log_to_driver=False, logging_level="ERROR", **_ALONE if address == "local" else {})
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        ray.init(address, log_to_driver=False, logging_level="ERROR", **alone)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = str(error).strip().partition("\n")[0]
         remedy = "start one here with `ray start --head`, join it with `ray start --address`, or take --ray local"
         raise BenchError(f"cannot use the Ray cluster {address} ({reason}); {remedy}") from error
@@ -66,9 +68,6 @@ def _cluster(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
-
-
-_ALONE = {"include_dashboard": False}
 
 
 def _reach(address: str) -> None:
