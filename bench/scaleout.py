@@ -105,8 +105,9 @@ class _Deal:
         self._start = partial(ray.remote(Site).options(**self._room.options).remote, *given)
         self._sites: dict[Any, _Site] = {}  # by the generator of what it says
         self._waiting: deque[CellName] = deque()
-        self._number, self._unstarted, self._warned = 0, 0, set()
+        self._numbers: dict[str, int] = {}  # of cells, as they are first dealt
         self._lost: Counter[str] = Counter()
+        self._unstarted, self._warned = 0, set()
 
     def deal(self) -> None:
         """Until every cell has its record or has failed."""
@@ -156,7 +157,8 @@ class _Deal:
                 self._lose(site, "it ended before the cell did")
         except self._ray.exceptions.RayError as error:
             del self._sites[generator]
-            self._lose(site, f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:300]}")
+            reason = str(error).strip().splitlines()[-1].partition(". ")[0][:300]  # the first sentence of the last line
+            self._lose(site, f"{type(error).__name__}: {reason}")
         else:
             self._hear(site, word, given)
 
@@ -191,8 +193,8 @@ class _Deal:
         site.actor.give.remote(site.cell)
 
     def _begin(self, name: CellName) -> None:
-        self._number += not self._lost[name.cell]
-        self._terminal.begin(name, self._number, len(self._plan.todo))
+        number = self._numbers.setdefault(name.cell, len(self._numbers) + 1)
+        self._terminal.begin(name, number, len(self._plan.todo))
 
     def _done(self, name: CellName, record: Any) -> None:
         finish(self._plan.out, name, record, self._terminal)

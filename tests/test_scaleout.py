@@ -239,11 +239,12 @@ def test_two_local_engines_give_the_records_and_failures_of_a_plain_run(ray_inst
 
 
 @pytest.fixture
-def two_nodes(ray_installed, monkeypatch):
+def two_nodes(ray_installed, tmp_path, monkeypatch):
     """A head without room for an engine, and two nodes with room for one each."""
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the environment of a node is its own
+    monkeypatch.setenv("MARKER", str(tmp_path / "marker"))
     small = {"object_store_memory": 10**8, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
     workers = [cluster.add_node(num_cpus=1, **small) for _ in range(2)]
@@ -252,7 +253,7 @@ def two_nodes(ray_installed, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_node_and_an_engine_that_are_killed_midway_change_no_score(two_nodes, short, plain, monkeypatch):
+def test_a_node_and_an_engine_that_are_killed_midway_change_no_score(two_nodes, short, plain):
     cluster, (node, _) = two_nodes
     out = short.parent / "cluster"
     driver = start(short, out, "--ray", cluster.address)
