@@ -13,6 +13,7 @@ SEED ?=
 ENGINE ?=
 PLUGIN ?=
 NAME ?=
+RAY ?=
 EXTRA ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 PYTHON ?= python3
 RUN = .venv/bin/python
@@ -27,7 +28,7 @@ $(if $(UNKNOWN),$(error unknown variable $(UNKNOWN); take one of $(KNOWN)))
 
 bench: setup
 	@$(RUN) -m bench run --method "$(METHOD)" --suite "$(SUITE)" --out "$(OUT)" \
-	  $(if $(ARMS),--arms "$(ARMS)") $(if $(SEED),--seed "$(SEED)") $(if $(ENGINE),--engine "$(ENGINE)") \
+	  $(if $(ARMS),--arms "$(ARMS)") $(if $(SEED),--seed "$(SEED)") $(if $(ENGINE),--engine "$(ENGINE)") $(if $(RAY),--ray "$(RAY)") \
 	  $(foreach file,$(PLUGIN),--plugin "$(file)")
 
 leaderboard: .venv/.ready-light

@@ -44,17 +44,23 @@ Report = Callable[[str], None]  # told what is going on, whenever that changes
 
 
 @dataclass
-class Bench:
-    """What all cells of a run share: the suite, its parents, one live engine, the judge and the prompts."""
+class Setting:
+    """What all cells of a suite share before anything runs: its conditions, parents and prompts, and our versions."""
 
     suite: Suite
     conditions: dict[str, Any]
     fingerprint: str
     parents: Mapping[str, AnyCheckpoint]
-    engine: Engine
-    judge: Judge
     prompts: list[PromptRow]
     versions: dict[str, str]
+
+
+@dataclass
+class Bench(Setting):
+    """The same beside one live engine and the judge: what cells are computed with."""
+
+    engine: Engine
+    judge: Judge
 
     @property
     def dtype(self) -> torch.dtype:

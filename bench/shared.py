@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.cell import Bench, of_merger
+from bench.cell import Setting, of_merger
 from bench.grid import Cell, without_data
 from bench.records import Merger, Record, read_record, records_like
 
@@ -17,9 +17,9 @@ class _Found(NamedTuple):
 class Shared:
     """The records under OUT that cells of a run may take over. Files are read once, and what is found is not held."""
 
-    def __init__(self, out: Path, bench: Bench) -> None:
-        self._out, self._bench = out, bench
-        self._seen = without_data(bench.conditions)
+    def __init__(self, out: Path, setting: Setting) -> None:
+        self._out, self._setting = out, setting
+        self._seen = without_data(setting.conditions)
         self._found: dict[tuple[str, str | None], list[_Found]] = {}
 
     def record_of(self, cell: Cell) -> Record | None:
@@ -42,13 +42,13 @@ class Shared:
                 _Found(record.merger, record.seed, path)
                 for path, record in records_like(self._out, *key)
                 if record.method == cell.method
-                and record.provenance.versions == self._bench.versions
+                and record.provenance.versions == self._setting.versions
                 and without_data(record.provenance.conditions) == self._seen
             ]
         return self._found[key]
 
     def _as_ours(self, found: Record, cell: Cell) -> Record:
-        made, bench = found.provenance, self._bench
-        told = {"conditions": bench.conditions, "same_as": made.same_as or found.cell}
-        mine = {"suite": bench.suite.name, "fingerprint": bench.fingerprint, "cell": cell.fingerprint}
+        made, ours = found.provenance, self._setting
+        told = {"conditions": ours.conditions, "same_as": made.same_as or found.cell}
+        mine = {"suite": ours.suite.name, "fingerprint": ours.fingerprint, "cell": cell.fingerprint}
         return found.model_copy(update=mine | {"seed": cell.seed, "provenance": made.model_copy(update=told)})

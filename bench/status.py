@@ -34,29 +34,30 @@ def _section(out: Path, agenda: Agenda, running: dict | None) -> str:
             failed.append(failures[name.cell])
         else:
             left.append(name)
-    at = next((name for name in left if running is not None and name.cell == running.get("cell")), None)
+    since = (running or {}).get("cells", {})
+    at = [name for name in left if name.cell in since]
     counts = [f"{len(done)} of {len(agenda.cells)} cells done"]
     counts += [f"{len(failed)} failed"] if failed else []
-    counts += ["1 running"] if at else []
-    waiting = [name for name in left if name is not at]
+    counts += [f"{len(at)} running"] if at else []
+    waiting = [name for name in left if name not in at]
     counts += [f"{len(waiting)} left"] if waiting else []
     if left:
-        counts.append(_guess(left, seconds))
+        counts.append(_guess(left, seconds, max(1, len(at))))
     asked = f"`{agenda.command}` of {agenda.suite} under conditions {agenda.fingerprint[:8]}"
     lines = [f"{asked}: {', '.join(counts)}"]
     lines += [f"  failed   {one.label}: {one.reason}; log in {one.log(out)}" for one in failed]
-    lines += [f"  running  {at.label}, for {_elapsed(running)}{_stages(out, at)}"] if at else []
+    lines += [f"  running  {name.label}, for {_elapsed(since[name.cell])}{_stages(out, name)}" for name in at]
     lines += [f"  left     {name.label}{_stages(out, name)}" for name in waiting]
     return "\n".join(lines)
 
 
-def _guess(left: Iterable[CellName], seconds: dict[str | None, list[float]]) -> str:
-    """How long the cells may take: those of an arm as its finished ones did, else as all did."""
+def _guess(left: Iterable[CellName], seconds: dict[str | None, list[float]], at_once: int) -> str:
+    """How long the cells may take, so many at once: those of an arm as its finished ones did, else as all did."""
     every = [value for values in seconds.values() for value in values]
     if not every:
         return "no time known yet"
     total = sum(mean(seconds[name.arm] if seconds.get(name.arm) else every) for name in left)
-    return f"about {_length(total)}"
+    return f"about {_length(total / at_once)}"
 
 
 def _length(seconds: float) -> str:
@@ -65,9 +66,8 @@ def _length(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _elapsed(running: dict | None) -> str:
-    since = datetime.fromisoformat(str((running or {}).get("since")))
-    return _length(max(0.0, (datetime.now(UTC) - since).total_seconds()))
+def _elapsed(since: str) -> str:
+    return _length(max(0.0, (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds()))
 
 
 def _stages(out: Path, name: CellName) -> str:

@@ -1,8 +1,9 @@
 """Runs a job in a process that may be lost: a technique that hangs, eats memory or ends the process costs its own cell.
 
 The worker is a whole run (`bench.runner.run`), engine included. When it dies, or is stopped at a limit, a new one takes
-up what is on disk, as the same command would; the cell it died of is tried once more, or marked as failed. All that
-the two say to each other is calls of `bench.terminal.Terminal`, and one word at the end.
+up what is on disk, as the same command would; the cell it died of is tried once more, or marked as failed. What it says
+is calls of `bench.terminal.Terminal`, and one word at the end. Where others work on the same job (`bench.scaleout`) it
+asks for each cell, and says `next`.
 """
 
 import multiprocessing
@@ -11,18 +12,25 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import chain
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 
 from bench.errors import BenchError
 from bench.failures import CellName, write_failure
 from bench.job import Job, Limits, Outcome
+from bench.lock import Held
 from bench.terminal import Terminal, captured
+
+if TYPE_CHECKING:  # a supervisor has no model: what computes is imported by the worker alone
+    from bench.grid import Cell
+    from bench.runner import Plan
 
 TICK = 0.5  # seconds between looks at a silent worker
 FAREWELL = 30.0  # seconds that a worker has to end when its work is done
@@ -38,13 +46,15 @@ class Loss(NamedTuple):
     again: bool
 
 
-def supervise(job: Job, limits: Limits, terminal: Terminal) -> list[Outcome]:
-    """Do a job, one outcome a suite. Raises BenchError for bad input, and where a worker is lost outside of a cell."""
+def supervise(job: Job, limits: Limits, terminal: Terminal, turns: Iterator[CellName] | None = None) -> list[Outcome]:
+    """Do a job, or the cells of its one suite that come by `turns`; one outcome a suite.
+
+    Raises BenchError for bad input, and where a worker is lost outside of a cell."""
     lost: Counter[str] = Counter()
     with captured(job.out / "logs" / "run.log"):  # Python's tracker of semaphores tells what a killed worker left
         resource_tracker.ensure_running()
     while True:
-        with _Worker(job, limits, terminal) as worker:
+        with _Worker(job, limits, terminal, turns) as worker:
             ending = worker.watch()
         if not isinstance(ending, Loss):
             return ending
@@ -53,6 +63,8 @@ def supervise(job: Job, limits: Limits, terminal: Terminal) -> list[Outcome]:
         lost[key] += 1
         if again and lost[key] == 1:
             terminal.warn(f"{where}: {reason}; once more, in a new process")
+            if turns is not None and cell:
+                turns = chain([cell], turns)
         elif cell is None:
             raise BenchError(f"the run stopped {where}: {reason}; see {job.out / 'logs' / 'run.log'}")
         else:
@@ -63,15 +75,15 @@ def supervise(job: Job, limits: Limits, terminal: Terminal) -> list[Outcome]:
 class _Worker:
     """The process, and what it is at."""
 
-    def __init__(self, job: Job, limits: Limits, terminal: Terminal) -> None:
-        self._terminal, self._limits = terminal, limits
+    def __init__(self, job: Job, limits: Limits, terminal: Terminal, turns: Iterator[CellName] | None) -> None:
+        self._terminal, self._limits, self._turns = terminal, limits, turns
         self._memory = limits.memory * 1e9 if limits.memory else GIVEN * psutil.virtual_memory().total
         self._cell: CellName | None = None
         self._began = time.monotonic()
         # A new interpreter and no fork: threads and CUDA do not survive one.
         spawn = multiprocessing.get_context("spawn")
-        self._pipe, theirs = spawn.Pipe(duplex=False)
-        self._process = spawn.Process(target=_work, args=(job, theirs), name="mergesafe")
+        self._pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_work, args=(job, theirs, turns is not None), name="mergesafe")
         self._process.start()
         theirs.close()
 
@@ -104,7 +116,10 @@ class _Worker:
                     raise BenchError(given[0])
                 if word == "lost":
                     return Loss(self._cell, given[0], again=True)
-                self._heard(word, given)
+                if word == "next":
+                    self._hand()
+                else:
+                    self._heard(word, given)
             if time.monotonic() - looked >= TICK:
                 looked = time.monotonic()
                 if reason := self._over():
@@ -117,6 +132,13 @@ class _Worker:
                 return self._pipe.recv()
         self._process.join(0)
         return None
+
+    def _hand(self) -> None:
+        """Give the worker a cell, or nothing where there is no more. From then on it is the one it may die of."""
+        self._cell = next(self._turns, None)
+        self._began = time.monotonic()
+        with suppress(OSError):  # it has died meanwhile, which will be seen
+            self._pipe.send(self._cell)
 
     def _heard(self, word: str, given: list[Any]) -> None:
         if word == "begin":
@@ -158,28 +180,31 @@ def _how(code: int | None) -> str:
     return f"its process ended with exit code {code}"
 
 
-class _Wire(Terminal):
-    """The worker's terminal: what is said there is shown by the supervisor."""
+class Wire(Terminal):
+    """The terminal of who is not with the user: what is said there is sent as (word, *what is given)."""
 
-    def __init__(self, pipe: Connection) -> None:
+    def __init__(self, send: Callable[[tuple], object]) -> None:
         for word in CALLS:
-            setattr(self, word, lambda *given, word=word: pipe.send((word, *given)))
+            setattr(self, word, lambda *given, word=word: send((word, *given)))
 
 
-def _work(job: Job, pipe: Connection) -> None:
-    """What the worker does: the job, and a last word."""
+def _work(job: Job, pipe: Connection, handed: bool) -> None:
+    """What the worker does: the job, or what it is handed of it, and a last word."""
     os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(OSError):  # where memory runs out, this process is the one to end
         Path("/proc/self/oom_score_adj").write_text("1000")
     try:
         with captured(job.out / "logs" / "run.log"):
-            from bench.runner import run
+            from bench.runner import Plan, compute, run
             from merges.errors import MergeError
             from safety_data.rows import DataError
 
+            def hand_to_hand(plan: Plan, terminal: Terminal, held: Held) -> None:
+                compute(plan, terminal, held, _handed(plan, pipe))
+
             try:
-                outcomes = run(job, _Wire(pipe))
+                outcomes = run(job, Wire(pipe.send), hand_to_hand if handed else None)
             except (BenchError, MergeError, DataError) as error:
                 pipe.send(("refused", str(error)))
             except Exception as error:  # the engine may be broken: a new process is the cure
@@ -192,6 +217,20 @@ def _work(job: Job, pipe: Connection) -> None:
                 pipe.send(("outcomes", outcomes))
     except BenchError as error:
         pipe.send(("refused", str(error)))
+
+
+def _handed(plan: "Plan", pipe: Connection) -> "Iterator[Cell]":
+    """The cells that the supervisor gives, one at a time. Raises BenchError for one that is not among ours."""
+    pipe.send(("next",))
+    while (name := pipe.recv()) is not None:
+        if name.cell not in plan.cells:
+            raise BenchError(
+                f"{name.label} is another cell on this node than on the driver's (conditions "
+                f"{plan.setting.fingerprint[:8]} and {name.fingerprint[:8]}); bring parents, data, techniques and "
+                "mergesafe to one state on both"
+            )
+        yield plan.cells[name.cell]
+        pipe.send(("next",))
 
 
 def _end_with_parent() -> None:

@@ -40,15 +40,15 @@ class Terminal:
     has `failed`; `rest` when there is nothing more to come."""
 
     def __init__(self) -> None:
-        self._console = Console(file=os.fdopen(os.dup(sys.__stderr__.fileno()), "w"), highlight=False)
+        self._console = Console(file=os.fdopen(os.dup(sys.__stderr__.fileno()), "w"), highlight=False, emoji=False)
         self._progress: Progress | None = None
         self._task = None
-        self._where, self._last = "", time.monotonic()
+        self._numbers: dict[str, str] = {}
+        self._told: dict[str, float] = {}  # when something of a cell was last said
 
     def say(self, line: str) -> None:
         """A line that stays."""
         self._console.print(escape(line), soft_wrap=True)
-        self._last = time.monotonic()
 
     def warn(self, line: str) -> None:
         """A line that stays, whoever listens."""
@@ -70,10 +70,8 @@ class Terminal:
         self._progress.start()
 
     def begin(self, cell: CellName, number: int, of: int) -> None:
-        """The next cell, counted from 1."""
-        self._number = f"[{number}/{of}]"
-        if self._progress is not None:
-            self._progress.update(self._task, completed=number - 1, refresh=False)
+        """The next cell, counted from 1. Others may be under way."""
+        self._numbers[cell.cell] = f"[{number}/{of}]"
 
     def at(self, where: str, doing: str) -> None:
         """Say what is worked on, doing what."""
@@ -82,17 +80,23 @@ class Terminal:
             room = max(20, self._console.width - 50)
             text = text if len(text) <= room else text[: room - 1] + "…"
             self._progress.update(self._task, description=escape(text))
-        elif where != self._where or time.monotonic() - self._last >= PLAIN_EVERY:
+        elif time.monotonic() - self._told.get(where, float("-inf")) >= PLAIN_EVERY:
+            self._told[where] = time.monotonic()
             self.say(f"  {where}: {doing}")
-        self._where = where
 
     def done(self, cell: CellName, summary: str, seconds: float) -> None:
         """The cell has its record."""
-        self.say(f"{self._number} {summary}")
+        self._advance()
+        self.say(f"{self._numbers[cell.cell]} {summary}")
 
     def failed(self, cell: CellName, reason: str) -> None:
         """The cell has none."""
-        self.say(f"{self._number} {cell.label} FAILED: {reason}")
+        self._advance()
+        self.say(f"{self._numbers[cell.cell]} {cell.label} FAILED: {reason}")
+
+    def _advance(self) -> None:
+        if self._progress is not None:
+            self._progress.update(self._task, advance=1, refresh=False)
 
     def rest(self) -> None:
         """Take the bar away."""

@@ -29,12 +29,12 @@ def test_a_misspelt_variable_is_named_beside_the_known_ones_and_nothing_runs(giv
 
 def test_known_variables_reach_the_command_line():
     known = ["METHOD=linear,ties", "SUITE=mine.yaml", "ARMS=none", "SEED=0,1", "ENGINE=transformers", "OUT=there"]
-    done = make("bench", *known, "PLUGIN=a.py b.py", "EXTRA=cpu", "NAME=x", "PYTHON=python3")
+    done = make("bench", *known, "PLUGIN=a.py b.py", "EXTRA=cpu", "NAME=x", "PYTHON=python3", "RAY=auto")
     assert done.returncode == 0, done.stderr
     command = done.stdout.split("-m bench run")[1]
     for words in (
         '--method "linear,ties"', '--suite "mine.yaml"', '--arms "none"', '--seed "0,1"', '--engine "transformers"',
-        '--out "there"', '--plugin "a.py"', '--plugin "b.py"',
+        '--out "there"', '--plugin "a.py"', '--plugin "b.py"', '--ray "auto"',
     ):  # fmt: skip
         assert words in command
 
