@@ -109,9 +109,10 @@ def coefficients(records: Iterable[Record]) -> Picture | None:
     for record in sorted(kept, key=lambda r: (r.method, r.arm or "", r.seed)):
         groups.setdefault((record.method, record.arm or ""), []).append(record)
     every = [(*key, name, grid) for key, found in groups.items() for name, grid in _by_layer(found).items()]
-    panels = [one for one in every if np.ptp([value for values in one[-1].values() for value in values]) != 0][:PANELS]
-    if not panels:
+    varied = [one for one in every if np.ptp([value for values in one[-1].values() for value in values]) != 0]
+    if not varied:
         return None
+    panels = varied[:PANELS]
     models = max(len(grid) for *_, grid in panels)
     ends: dict[tuple[str, str], list[float]] = {}
     for method, _, name, grid in panels:
@@ -140,7 +141,9 @@ def coefficients(records: Iterable[Record]) -> Picture | None:
             bar.tick_params(length=0, labelsize=7, colors=GREY)
         axes.set_xlabel("layer", labelpad=1)
         first = pd.DataFrame([{"suite": kept[0].suite, "fingerprint": kept[0].fingerprint}])
-        heading(figure, first, "coefficients by layer", "means over a layer's tensors and over seeds; dark is large")
+        notes = "means over a layer's tensors and over seeds; dark is large"
+        notes += f"; first {len(panels)} of {len(varied)}" if len(varied) > len(panels) else ""
+        heading(figure, first, "coefficients by layer", notes)
         return rendered(figure)
 
 
