@@ -1,6 +1,6 @@
 """How far judges agree with people: what was measured, kept, so that tables can say it.
 
-bench/judges/measured/refusal_rules.json    of safety_data/judge/answers.jsonl, shipped; not replaced by what is measured here
+bench/judges/measured/refusal_rules.json    shipped, of safety_data/judge/answers.jsonl, and then preferred
 CACHE/judges/my-guard.json                  of any other judge: what `python -m bench judge validate` measured last
 
 A table names the file of what was measured here: one reader's answers.csv is not another's.
