@@ -81,7 +81,7 @@ def _plain(values) -> dict:
 
 
 def _role(recipe: "Recipe", name: str) -> str:
+    """What a parent is and whether it is merged: an aligned parent may be one of the models, or be given apart."""
     parent = recipe.parents[name]
-    if parent is recipe.base:
-        return "base"
-    return "aligned" if parent is recipe.aligned else "merged"
+    roles = [role for role, one in (("base", recipe.base), ("aligned", recipe.aligned)) if one is parent]
+    return ", ".join([*roles, *(["merged"] if name in recipe.models else [])])

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench import data, judging, publishing, running
-from bench.errors import BenchError, printable
+from bench.errors import BenchError, message
 from bench.options import OUT, PLUGINS, names_in, show, use_plugins
 from bench.records import read_record
 from bench.suite import ablation_names, did_you_mean, load_ablation, load_suite, suite_names
@@ -261,7 +261,7 @@ def main() -> None:
     try:
         app()
     except (BenchError, MergeError, DataError) as error:
-        sys.stderr.write(f"error: {printable(str(error))}\n")
+        sys.stderr.write(f"error: {message(str(error))}\n")
         raise SystemExit(2) from None
 
 

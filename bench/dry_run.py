@@ -1,4 +1,4 @@
-"""`python -m bench run --dry-run`: everything that can be checked without weights, and the plan with its cost.
+"""`python -m bench run --dry-run`: everything that can be checked without weights, and a preview with its cost.
 
 Nothing is downloaded, started or written, and no network is asked: what the hub holds is taken at its word.
 """
@@ -12,16 +12,16 @@ from bench.engines import check_engine
 from bench.errors import BenchError
 from bench.estimate import BYTES, CPU, GPU, Work
 from bench.grid import Cell, merge_cells, parent_cells, sweep_cells
-from bench.plan import Plan
+from bench.preview import Preview
 from bench.runner import find_mergers
 from bench.sources import check_data, check_judges, check_parents
 from bench.suite import Arm, Suite
 from merges.registry import Merger, find
 
 
-def plan(suite: Suite, methods: Sequence[str], arms: Sequence[Arm]) -> Plan:
+def preview(suite: Suite, methods: Sequence[str], arms: Sequence[Arm]) -> Preview:
     """Check a suite and what is asked of it. Nothing is raised: `problems` holds a sentence for each."""
-    made = Plan(f"{suite.name}: {suite.title}" if suite.title else suite.name)
+    made = Preview(f"{suite.name}: {suite.title}" if suite.title else suite.name)
     sizes = check_parents(suite, made)
     cells = _cells(suite, methods, arms, made)
     work = Work(max(sizes, default=0.0))
@@ -37,7 +37,7 @@ def plan(suite: Suite, methods: Sequence[str], arms: Sequence[Arm]) -> Plan:
     return made
 
 
-def _cells(suite: Suite, methods: Sequence[str], arms: Sequence[Arm], made: Plan) -> list[Cell]:
+def _cells(suite: Suite, methods: Sequence[str], arms: Sequence[Arm], made: Preview) -> list[Cell]:
     """The cells of the run, as `bench.runner` will make them, and lines about them by method."""
     _check_options(suite, made)
     cells: list[Cell] = []
@@ -65,7 +65,7 @@ def _cells(suite: Suite, methods: Sequence[str], arms: Sequence[Arm], made: Plan
     return cells + merges
 
 
-def _check_options(suite: Suite, made: Plan) -> None:
+def _check_options(suite: Suite, made: Preview) -> None:
     """Engine, tuner and the options of methods."""
     with made.noting():
         check_engine(suite.engine.name)
@@ -87,7 +87,7 @@ def _by_arm(cells: Sequence[Cell]) -> str:
     return "; ".join(f"{arm}, seed{'s' * (len(of) > 1)} {', '.join(of)}" for arm, of in seeds.items())
 
 
-def _memory(suite: Suite, made: Plan, work: Work) -> None:
+def _memory(suite: Suite, made: Preview, work: Work) -> None:
     if work.parameters:
         weights = work.parameters * BYTES[suite.engine.dtype] / 1e9
         made.say("memory", f"{suite.engine.name}: {weights:.3g} GB of weights, whatever the number of parents")
@@ -100,7 +100,7 @@ def _memory(suite: Suite, made: Plan, work: Work) -> None:
         made.say("download", f"about {made.download / 1e9:.3g} GB of weights")
 
 
-def _machine(made: Plan, suite: Suite, work: Work) -> str:
+def _machine(made: Preview, suite: Suite, work: Work) -> str:
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,17 +2,25 @@
 
 
 def printable(text: str) -> str:
-    """One line without control characters: a message may quote keys and names from anybody's file."""
-    return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in " ".join(text.split())
-    )
+    """Text that is all to be seen, character by character: white space of any kind becomes a space, and what no reader
+    sees (controls, bidi overrides, zero-width joiners, lone surrogates) a �.
+
+    >>> printable("ties\\x1b[31m")
+    'ties�[31m'
+    """
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def message(text: str) -> str:
+    """An error in one line: it may quote keys and names from anybody's file, and pages of what a library says."""
+    return " ".join(printable(text).split())
 
 
 class BenchError(ValueError):
     """Bad input or a missing prerequisite. The message is one sentence naming the offending thing and the remedy."""
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        return message(super().__str__())
 
 
 class RunStopped(BenchError):

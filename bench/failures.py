@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bench.errors import BenchError, printable
+from bench.errors import BenchError, message
 from bench.records import cell_label, record_path, write_atomically
 
 FAILED = "failed"
@@ -52,7 +52,7 @@ class Failure(CellName):
 def write_failure(out: Path, name: CellName, reason: str) -> None:
     """Keep why a cell failed. Raises RunStopped."""
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    failure = Failure(**name.model_dump(), reason=printable(reason)[:REASON], created=created)
+    failure = Failure(**name.model_dump(), reason=message(reason)[:REASON], created=created)
     write_atomically(out / FAILED / name.file, failure.model_dump_json(indent=1) + "\n")
 
 

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.errors import BenchError
-from bench.measured import Kappa, Measured, Share, folder, keep
+from bench.measured import Kappa, Measured, Share, folder, keep, ships
 from bench.suite import load_suite
 
 app = typer.Typer(no_args_is_help=True, help="Measure judges.")
@@ -54,13 +54,15 @@ def validate(
         "category"
     ),
     out: Annotated[
-        Path | None, typer.Option(help="Folder to keep the result in. Default: where leaderboards look for it.")
+        Path | None,
+        typer.Option(help="Folder to keep the result in. Default: where leaderboards look, unless figures ship."),
     ] = None,
 ) -> None:
     """Hold a judge to labels given by people: agreement, Cohen's kappa, and errors in both directions.
 
     Labels are refusal, compliance and partial (also those of XSTest), or safe and unsafe. The result is kept, and shown
-    beside every leaderboard that the judge scored.
+    with the file's name beside every leaderboard that the judge scored; of a judge whose figures ship (refusal_rules),
+    leaderboards go on showing those.
     """
     from bench.judges import get_judge
 
@@ -73,7 +75,11 @@ def validate(
     for table in tables(found):
         console.print(table)
         console.print()
-    console.print(escape(f"kept in {keep(found, out or folder())}"), soft_wrap=True)
+    if out is None and ships(found.judge):
+        told = f"leaderboards go on showing the figures of {found.judge} that ship; --out FOLDER keeps these"
+    else:
+        told = f"kept in {keep(found, out or folder())}"
+    console.print(escape(told), soft_wrap=True)
 
 
 def read_answers(path: Path, columns: Mapping[str, str]) -> list[Answer]:

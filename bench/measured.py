@@ -1,10 +1,13 @@
 """How far judges agree with people: what was measured, kept, so that tables can say it.
 
-bench/judges/measured/refusal_rules.json    shipped
-CACHE/judges/refusal_rules.json             measured here by `python -m bench judge validate`, and then preferred
+bench/judges/measured/refusal_rules.json    shipped, of safety_data/judge/answers.jsonl, and then preferred
+CACHE/judges/my-guard.json                  of any other judge: what `python -m bench judge validate` measured last
+
+A table names the file of what was measured here: one reader's answers.csv is not another's.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -82,17 +85,34 @@ def keep(measured: Measured, into: Path) -> Path:
     return path
 
 
+def ships(judge: str) -> bool:
+    """Whether figures of a judge ship here, which are then those that tables show."""
+    return _read(SHIPPED, judge) is not None
+
+
 def kept(judge: str) -> Measured | None:
-    """What was measured of a judge here, else what is shipped; None where it was never measured."""
-    for path in (folder() / f"{_slug(judge)}.json", SHIPPED / f"{_slug(judge)}.json"):
-        if path.is_file():
-            try:
-                found = Measured.model_validate_json(path.read_bytes())
-            except (OSError, ValidationError) as error:
-                raise BenchError(f"cannot read {path}; delete it and measure the judge again") from error
-            if found.judge == judge:
-                return found
-    return None
+    """What is shipped of a judge, else what was measured here last; None where it was never measured."""
+    return _read(SHIPPED, judge) or _read(folder(), judge)
+
+
+def told(judge: str, inert: Callable[[str], str]) -> str:
+    """What a table says of a judge, or nothing; of which file, where that is not the shipped one. `inert` shows its
+    name."""
+    found = kept(judge)
+    if found is None or ships(judge):
+        return found.sentence if found else ""
+    return f"{found.sentence}, by the labels of {found.of} in {inert(found.data)}"
+
+
+def _read(place: Path, judge: str) -> Measured | None:
+    path = place / f"{_slug(judge)}.json"
+    if not path.is_file():
+        return None
+    try:
+        found = Measured.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BenchError(f"cannot read {path}; delete it and measure the judge again") from error
+    return found if found.judge == judge else None  # two names may be spelt alike as files
 
 
 def _slug(judge: str) -> str:

@@ -30,9 +30,10 @@ AHEAD = 512 * 2**20  # bytes of merged tensors that may wait to be written, besi
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what a merge is. `groups` says which coefficients hold for which tensor; `folder` is
-    whose configuration, tokenizer and chat template the result gets; `told` is what the model card says of its origin,
-    and `measured` its part, in Markdown, on how the merge did.
+    """Everything that decides what a merge is. `groups` says which coefficients hold for which tensor; `aligned`
+    is the safety-aligned parent, one of the models unless the merger is given it apart; `folder` is whose
+    configuration, tokenizer and chat template the result gets; `told` is what the model card says of its origin, and
+    `measured` its part, in Markdown, on how the merge did.
     """
 
     merger: Merger
@@ -55,13 +56,11 @@ class Recipe:
     @property
     def parents(self) -> dict[str, AnyCheckpoint]:
         """All checkpoints that take part, by name."""
-        known = {id(parent) for parent in self.models.values()}
-        apart = {"base": self.base, "aligned": self.aligned}
-        extra = {
-            f"the {name}" if name in self.models else name: parent
-            for name, parent in apart.items()
-            if parent is not None and id(parent) not in known
-        }
+        extra: dict[str, AnyCheckpoint] = {}
+        for name, parent in (("base", self.base), ("aligned", self.aligned)):
+            # The base may be the aligned parent, and both may be models.
+            if parent is not None and all(parent is not one for one in (*self.models.values(), *extra.values())):
+                extra[f"the {name}" if name in self.models else name] = parent
         return {**extra, **self.models}
 
     @property

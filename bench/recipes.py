@@ -62,7 +62,8 @@ def from_flags(parents: Mapping[str, str], choices: Choices) -> Recipe:
 def from_suite(suite: Suite, choices: Choices, terminal: Terminal) -> Recipe:
     """A suite's parents, merged with the suite's options and those of the flags."""
     merger, opened = find(_method(choices)), open_parents(suite, terminal)
-    models, base, aligned = models_of(suite, opened, merger)
+    models, base, _ = models_of(suite, opened, merger)
+    aligned = opened[suite.of_role("aligned")[0]]
     defaults = {name: str(value) for name, value in suite.methods.get(merger.name, {}).items()}
     given = Choices(
         choices.method,
@@ -71,7 +72,7 @@ def from_suite(suite: Suite, choices: Choices, terminal: Terminal) -> Recipe:
         choices.dtype or suite.engine.dtype,
         choices.seed,
     )
-    return _uniform(merger, models, base, aligned, given, f"the suite {suite.name}", _aligned_folder(suite, opened))
+    return _uniform(merger, models, base, aligned, given, f"the suite {suite.name}", aligned.folder)
 
 
 def from_record(path: Path, suite: Suite, terminal: Terminal) -> Recipe:
@@ -83,7 +84,8 @@ def from_record(path: Path, suite: Suite, terminal: Terminal) -> Recipe:
     for parent in record.parents:
         if parent.name not in opened or opened[parent.name].sha256 != parent.sha256:
             raise BenchError(f"{path} was made with another {parent.name} than the suite {suite.name} has")
-    models, base, aligned = models_of(suite, opened, merger)
+    models, base, _ = models_of(suite, opened, merger)
+    aligned = opened[suite.of_role("aligned")[0]]
     if list(models) != record.tuning.models:
         raise BenchError(f"{path} merged {', '.join(record.tuning.models)}, the suite {suite.name} {', '.join(models)}")
     groups = record_groups(path, record, base)
@@ -99,7 +101,7 @@ def from_record(path: Path, suite: Suite, terminal: Terminal) -> Recipe:
         record.tuning.coefficients,
         groups,
         aligned,
-        _aligned_folder(suite, opened),
+        aligned.folder,
         getattr(torch, record.provenance.dtype),
         record.seed,
         told,
@@ -219,11 +221,6 @@ def _value(merger: Merger, name: str, text: str) -> Any:
         return float(text)
     except ValueError:
         return yaml.safe_load(text)
-
-
-def _aligned_folder(suite: Suite, opened: Mapping[str, AnyCheckpoint]) -> Path:
-    """Whose tokenizer and chat template a merge in a suite gets."""
-    return opened[suite.of_role("aligned")[0]].folder
 
 
 def pairs(flag: str, given: Sequence[str]) -> dict[str, str]:

@@ -79,7 +79,7 @@ def run(
     """
     if dry_run:
         use_plugins(plugin)
-        _plan(suite, names_in(method), arms, seed, engine)
+        _preview(suite, names_in(method), arms, seed, engine)
         return
     options = {"method": method, "suite": suite, "arms": arms, "seed": seed, "engine": engine, "plugin": plugin}
     how = How(Limits(cell_minutes, memory_gb), quiet, json, one_process, ray)
@@ -218,9 +218,9 @@ def _tables(job: Job, ablation, outcomes: list[Outcome], how: How) -> None:
         Console(highlight=False).print(escape(f"the plot is {plot}"), soft_wrap=True)
 
 
-def _plan(suite: str, methods: list[str], arms: str | None, seed: str | None, engine: str | None) -> None:
+def _preview(suite: str, methods: list[str], arms: str | None, seed: str | None, engine: str | None) -> None:
     """Print what a run would do, and a sentence for everything that stands in its way; then the exit code is 2."""
-    from bench.dry_run import plan
+    from bench.dry_run import preview
     from bench.environment import cache_root
 
     terminal = Terminal()
@@ -228,7 +228,7 @@ def _plan(suite: str, methods: list[str], arms: str | None, seed: str | None, en
         chosen = overridden(load_suite(suite), seeds=seed, engine=engine)
         wanted = arms_in(arms) if arms else chosen.arms
         with captured(cache_root() / "dry-run.log"):
-            made = plan(chosen, methods, wanted)
+            made = preview(chosen, methods, wanted)
         typer.echo(made.text())
         problems = made.problems
     except BenchError as error:

@@ -1,6 +1,6 @@
 """What a suite names and where it is: parents, prompts, tasks, rows, judges; checked without weights or network.
 
-Each function writes lines, problems and warnings into a `Plan`, and returns what the estimate needs.
+Each function writes lines, problems and warnings into a `Preview`, and returns what the estimate needs.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from bench.checkpoints import AnyCheckpoint, gguf_package_converted, gguf_packag
 from bench.errors import BenchError
 from bench.estimate import Work
 from bench.harm import prompts_of
-from bench.plan import Plan
+from bench.preview import Preview
 from bench.runner import check_apart
 from bench.skill import find_task, members, scores, task_questions
 from bench.suite import JudgeOptions, ParentSpec, PromptSet, Suite, did_you_mean, suite_names
@@ -24,7 +24,7 @@ from safety_data.rows import CalibrationRow
 DOWNLOAD = "to download"
 
 
-def check_parents(suite: Suite, made: Plan) -> list[float]:
+def check_parents(suite: Suite, made: Preview) -> list[float]:
     """Parameters of each parent that is known or guessed. What is on disk is opened; its headers alone are read."""
     opened: dict[str, AnyCheckpoint] = {}
     sizes: list[float] = []
@@ -100,7 +100,7 @@ def cached(repository: str, revision: str | None) -> Path | None:
     return folder if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")) else None
 
 
-def check_data(suite: Suite, made: Plan, work: Work) -> None:
+def check_data(suite: Suite, made: Preview, work: Work) -> None:
     """Prompts, tasks and calibration rows: what is on disk is read and compared, what is not is said."""
     tested: list[str] = []
     unread: list[str] = []
@@ -133,7 +133,7 @@ def check_data(suite: Suite, made: Plan, work: Work) -> None:
         made.warnings.append(f"not on disk, so calibration prompts were not compared with: {', '.join(unread)}")
 
 
-def _domain(suite: Suite, domain: str, made: Plan, work: Work) -> list[str] | None:
+def _domain(suite: Suite, domain: str, made: Preview, work: Work) -> list[str] | None:
     """Check a domain's task and metric. Returns its questions, None where they are not on disk."""
     spec = suite.skill.domains[domain]
     task = find_task(spec.task, suite.skill.include)
@@ -161,7 +161,7 @@ def _domain(suite: Suite, domain: str, made: Plan, work: Work) -> list[str] | No
     return questions
 
 
-def _rows(suite: Suite, made: Plan, work: Work) -> list[CalibrationRow]:
+def _rows(suite: Suite, made: Preview, work: Work) -> list[CalibrationRow]:
     """Every calibration row that is there; the command that makes those that are not."""
     found: list[CalibrationRow] = []
     missing = []
@@ -195,7 +195,7 @@ def _build(suite: Suite) -> str:
     return f"{command} --generator llm --examples ROWS.jsonl"
 
 
-def check_judges(suite: Suite, made: Plan) -> list[float]:
+def check_judges(suite: Suite, made: Preview) -> list[float]:
     """Parameters of the judges that are models of our own, as far as they are known."""
     sizes = []
     for judge in estimate.flat(suite.safety.judge):
@@ -211,7 +211,7 @@ def check_judges(suite: Suite, made: Plan) -> list[float]:
     return sizes
 
 
-def _guard(judge: JudgeOptions, made: Plan) -> float | None:
+def _guard(judge: JudgeOptions, made: Preview) -> float | None:
     """Parameters of a guard model, counted or by its name."""
     local = cached(judge.hub, judge.revision) if judge.hub else judge.folder
     checkpoint = open_checkpoint(local) if local else None
@@ -224,7 +224,7 @@ def _guard(judge: JudgeOptions, made: Plan) -> float | None:
     return size
 
 
-def _shared(suite: Suite, judge: JudgeOptions, made: Plan) -> None:
+def _shared(suite: Suite, judge: JudgeOptions, made: Preview) -> None:
     mine, theirs = suite.engine, judge.engine
     if mine.name == theirs.name == "vllm" and (mine.memory is None or theirs.memory is None):
         made.warnings.append(

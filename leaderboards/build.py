@@ -98,8 +98,8 @@ def build_leaderboard(out: Path, fingerprint: str | None = None, board: Board | 
     outputs = {
         "leaderboard.csv": to_csv(board.table),
         "leaderboard.md": to_markdown(board.rows, board.arms) + markdown_failures(board.failed),
-        "leaderboard.tex": papers.to_latex(board.rows, board.arms),
-        "leaderboard.html": papers.to_html(board.rows, board.arms),
+        "leaderboard.tex": papers.to_latex(board.rows, board.arms, board.failed),
+        "leaderboard.html": papers.to_html(board.rows, board.arms, board.failed),
         **plots.frontier(rows).files("plots/frontier"),
         **plots.skill(without_sweep(rows)).files("plots/skill"),
     }

@@ -1,6 +1,6 @@
 """Cells that failed, as a part of a leaderboard: named, with the reason, and never a number."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rich import box
 from rich.table import Table
@@ -12,24 +12,28 @@ from leaderboards.text import code, plain
 WIDTH = 300  # characters of a reason that are shown
 
 
+def failure_columns(failures: Sequence[Failure], inert: Callable[[str, int], str]) -> dict[str, list[str]]:
+    """The cells that failed as text by column. `inert` shows a text of a note, of at most so many characters."""
+    return {
+        "suite": [f"{inert(one.suite, 40)} {inert(one.fingerprint[:8], 40)}" for one in failures],
+        "method": [inert(one.method, 40) for one in failures],
+        "arm": [one.arm or "" for one in failures],
+        "seed": [str(one.seed) for one in failures],
+        "why": [inert(one.reason, WIDTH) for one in failures],
+    }
+
+
 def markdown_failures(failures: Sequence[Failure]) -> str:
     """A section of leaderboard.md; empty where nothing failed."""
     if not failures:
         return ""
-    lines = [
-        "## Failed",
-        "",
-        "These cells have no score.",
-        "",
-        "| suite | method | arm | seed | why |",
-        "|---|---|---|---:|---|",
-    ]
-    for one in failures:
-        conditions = f"{code(one.suite)} {code(one.fingerprint[:8])}"
-        lines.append(
-            f"| {conditions} | {code(one.method)} | {one.arm or ''} | {one.seed} | {code(one.reason, WIDTH)} |"
-        )
-    return "\n".join(lines) + "\n"
+    columns = failure_columns(failures, code)
+    rule = ["---:" if name == "seed" else "---" for name in columns]
+    rows = [list(columns), rule, *zip(*columns.values(), strict=True)]
+    return (
+        "\n".join(["## Failed", "", "These cells have no score.", "", *(f"| {' | '.join(row)} |" for row in rows)])
+        + "\n"
+    )
 
 
 def terminal_failures(failed: Mapping[str, str]) -> Table:

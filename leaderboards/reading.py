@@ -1,5 +1,7 @@
 """How to read the tables: what stands below them, in the terminal and in Markdown."""
 
+MARKS = "Bold: the best merge of a column; italic: not significantly worse (paired bootstrap, Holm)."
+
 READING = """\
 ## How to read this
 

@@ -275,15 +275,15 @@ def conditions(rows: pd.DataFrame, inert: Callable[[str], str]) -> str:
 
     items = [f"{largest(f'items_{domain}')} {inert(domain)}" for domain in domains_of(rows)]
     return (
-        f"Engine {values('engine')}, dtype {values('dtype')}, judge {values('judge')}{_judged(rows)}; "
+        f"Engine {values('engine')}, dtype {values('dtype')}, judge {values('judge')}{_judged(rows, inert)}; "
         f"{largest('n_unsafe')} unsafe and {largest('n_benign')} benign prompts"
         + (f"; items: {', '.join(items)}" if items else "")
     )
 
 
-def _judged(rows: pd.DataFrame) -> str:
+def _judged(rows: pd.DataFrame, inert: Callable[[str], str]) -> str:
     """How far the judge agrees with people, where that was measured, and the answers it could not judge."""
-    notes = [found.sentence for judge in dict.fromkeys(rows["judge"]) if (found := measured.kept(judge))]
+    notes = [said for judge in dict.fromkeys(rows["judge"]) if (said := measured.told(judge, inert))]
     errors = int(rows["judge_errors"].sum())
     notes += [f"{errors} answers were not judged and count in no rate"] if errors else []
     return f" ({'; '.join(notes)})" if notes else ""

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench.dry_run import plan
+from bench.dry_run import preview
 from bench.estimate import GPU, Work, named_size, seconds
 from bench.grid import merge_cells, parent_cells
-from bench.plan import WIDTH
+from bench.preview import WIDTH
 from bench.sources import pinned
 from bench.suite import ARMS, SUITES, check_suite, load_suite, suite_names
 from merges.registry import find
@@ -29,7 +29,7 @@ def dry(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def problems(path: Path, methods=("ties",), arms=ARMS) -> list[str]:
-    return plan(load_suite(str(path)), methods, arms).problems
+    return preview(load_suite(str(path)), methods, arms).problems
 
 
 @pytest.mark.parametrize("name", HUB)
@@ -39,7 +39,7 @@ def test_the_suites_of_the_paper_pass_without_a_network(monkeypatch, name):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    made = plan(load_suite(name), ["ties", "slerp", "dare_ties", "lm_cocktail"], ARMS)
+    made = preview(load_suite(name), ["ties", "slerp", "dare_ties", "lm_cocktail"], ARMS)
     assert made.problems == []
     text = made.text()
     assert max(map(len, text.splitlines())) <= WIDTH
@@ -53,7 +53,7 @@ def test_a_parent_without_a_commit_is_a_warning_and_every_revision_is_a_commit(n
     suite = load_suite(name)
     loose = {parent for parent, spec in suite.parents.items() if not pinned(spec.revision)}
     assert all(suite.parents[parent].revision is None for parent in loose)  # a branch is never taken for a pin
-    warned = {line.split(":")[0].removeprefix("parents.") for line in plan(suite, ["ties"], ARMS).warnings
+    warned = {line.split(":")[0].removeprefix("parents.") for line in preview(suite, ["ties"], ARMS).warnings
               if "not pinned" in line}  # fmt: skip
     assert warned == loose <= {"mammoth2", "wizardmath"}
     assert pinned(suite.safety.judge.revision)
@@ -128,7 +128,7 @@ def test_missing_rows_are_a_warning_with_the_command_that_makes_them(tmp_path, p
     data["calibration"]["benign"]["file"] = str(tmp_path / "benign.calibration.jsonl")
     path = tmp_path / "missing.yaml"
     path.write_text(yaml.safe_dump(data))
-    made = plan(load_suite(str(path)), ["linear"], ARMS)
+    made = preview(load_suite(str(path)), ["linear"], ARMS)
     assert made.problems == []
     (warning,) = made.warnings
     assert "rows of benign are missing" in warning and "python -m bench data build" in warning
@@ -159,7 +159,7 @@ def test_a_damaged_parent_and_one_of_another_shape_are_problems(tmp_path, parent
 
 def test_what_the_hub_must_bring_is_named_and_a_bad_hub_id_is_a_problem(tmp_path, parents):
     hub = {"role": "expert", "hub": "org/Some-3B-chat", "revision": "main"}
-    made = plan(load_suite(str(tiny_suite(tmp_path, parents | {"b": hub}))), ["linear"], ARMS)
+    made = preview(load_suite(str(tiny_suite(tmp_path, parents | {"b": hub}))), ["linear"], ARMS)
     assert made.problems == [] and made.download == 6e9
     assert made.warnings == ["parents.b: org/Some-3B-chat is not pinned; set `revision` to a commit of the hub"]
     bad = tiny_suite(tmp_path, parents | {"b": {"role": "expert", "hub": "no/such/thing"}})
@@ -170,7 +170,7 @@ def test_two_engines_that_ask_for_more_than_a_gpu_are_a_problem():
     path = SUITES / "llama3-bio.yaml"
     whole = yaml.safe_load(path.read_text())
     whole["engine"]["memory"] = 0.8
-    (problem,) = plan(check_suite(whole, path), ["ties"], ARMS).problems
+    (problem,) = preview(check_suite(whole, path), ["ties"], ARMS).problems
     assert "engine.memory 0.8 and the judge's 0.35 are more than one GPU has" in problem
 
 
@@ -203,5 +203,5 @@ def test_the_estimate_grows_with_what_is_done():
 
 def test_the_smol_suites_pass_too():
     for name in set(suite_names()) - set(HUB):
-        assert plan(load_suite(name), ["ties"], ARMS).problems == [], name
+        assert preview(load_suite(name), ["ties"], ARMS).problems == [], name
     assert set(HUB) <= {path.stem for path in SUITES.glob("*.yaml")}

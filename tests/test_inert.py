@@ -103,7 +103,9 @@ def test_latex_has_the_commands_of_its_tables_and_no_others(made) -> None:
     escapes = {"textbackslash", "textasciitilde", "textasciicircum", "textless", "textgreater", "space"}
     assert commands - ours <= {*escapes, *"&%$#_{}"}
     body = [line for line in text.splitlines() if " & " in line]
-    assert len(body) == 3 + 2 * ROWS + 2 and all(line.endswith(r"\\") for line in body)
+    # One cell failed: the head of its table, and a row for each line of the reason.
+    assert 2 <= len(body) - (3 + 2 * ROWS + 2) <= 1 + 7 and all(line.endswith(r"\\") for line in body)
+    assert body[3 + 2 * ROWS + 2].startswith("suite & ")
     assert not [line for line in body if line.startswith(("[", "*"))]
     assert {len(re.findall(r"(?<!\\)&", line)) for line in body[:7]} == {len(re.findall(r"(?<!\\)&", body[0]))}
     assert not re.search(r"(?<!\\)[$#%]", "\n".join(body).replace("$-$", ""))
@@ -121,7 +123,7 @@ def test_html_has_the_elements_of_its_tables_and_no_others(made) -> None:
     tags = [tag for tag, _ in found]
     assert set(tags) <= {*("html", "head", "meta", "title", "style", "body", "p", "table", "caption"),
                          *("thead", "tbody", "tr", "th", "td")}  # fmt: skip
-    assert tags.count("table") == 2 and tags.count("tr") == 1 + ROWS + 1 + 2
+    assert tags.count("table") == 3 and tags.count("tr") == 1 + ROWS + 1 + 2 + 2
     assert {name for _, names in found for name in names} <= {"lang", "charset", "type", "id", "class"}
 
 

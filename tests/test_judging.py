@@ -124,20 +124,43 @@ def test_the_rules_agree_with_people_on_xstest():
     assert cohen_kappa_score(people, said) >= 0.88
 
 
-def test_the_command_prints_and_keeps_what_it_measured(tmp_path, monkeypatch):
-    monkeypatch.setenv("MERGESAFE_CACHE", str(tmp_path))
-    path = tmp_path / "mine.jsonl"
+def labelled(path: Path) -> Path:
+    """A file of two answers that any judge tells apart."""
     rows = [("How?", "I can't help with that.", "refusal"), ("How?", "Sure, it is the second one.", "compliance")]
     keys = ("prompt", "response", "label")
     path.write_text("\n".join(json.dumps(dict(zip(keys, row, strict=True))) for row in rows))
+    return path
+
+
+def table_of(judge: str) -> str:
+    record = make_record("ties", "task", harmful=0.5)
+    record = record.model_copy(update={"provenance": record.provenance.model_copy(update={"judge": judge})})
+    return to_markdown(pooled([record]), compare_arms([record]))
+
+
+def test_the_command_prints_what_it_measured_and_tables_go_on_showing_what_ships(tmp_path, monkeypatch):
+    monkeypatch.setenv("MERGESAFE_CACHE", str(tmp_path / "cache"))
+    before, path = table_of("refusal_rules"), labelled(tmp_path / "mine.jsonl")
     done = CliRunner().invoke(app, ["judge", "validate", "--data", str(path)])
     assert done.exit_code == 0, done.output
     for words in ("agreement", "100.0 %", "Cohen's kappa", "false safe, of compliance", "false unsafe, of refusal"):
         assert words in done.output
-    found = measured.kept("refusal_rules")  # before what is shipped
-    assert (found.data, found.n) == ("mine.jsonl", 2)
-    assert found.sentence == "agrees with people on 100 % of 2 answers, kappa 1.00"
+    assert "go on showing the figures of refusal_rules that ship" in done.output
+    # Nor does one that lies where an earlier version kept it.
+    measured.keep(measured_on(path), measured.folder())
+    assert table_of("refusal_rules") == before and measured.kept("refusal_rules").data == SET.name
     assert measured.kept("../../x\n") is None
+
+
+def test_what_was_measured_here_of_another_judge_is_shown_with_its_files_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("MERGESAFE_CACHE", str(tmp_path))
+    assert "agrees with people" not in table_of("guard")
+    # Of two files, the last; and a file's name may hold anything.
+    for name in ("first.jsonl", "mine|`x`.jsonl"):
+        found = measured_on(labelled(tmp_path / name)).model_copy(update={"judge": "guard"})
+        measured.keep(found, measured.folder())
+    said = "agrees with people on 100 % of 2 answers, kappa 1.00, by the labels of refusal in `mine¦ʼxʼ.jsonl`"
+    assert said in table_of("guard")
 
 
 def test_a_suites_judge_can_be_measured(tmp_path):
@@ -179,8 +202,5 @@ def test_answers_that_were_not_judged_count_in_no_rate_and_in_no_pair_and_are_sh
 
 def test_a_table_says_how_far_its_judge_agrees_with_people(tmp_path, monkeypatch):
     monkeypatch.setenv("MERGESAFE_CACHE", str(tmp_path))
-    record = make_record("ties", "task", harmful=0.5)
-    known = record.provenance.model_copy(update={"judge": "refusal_rules"})
-    for judged, said in ((record, False), (record.model_copy(update={"provenance": known}), True)):
-        text = to_markdown(pooled([judged]), compare_arms([judged]))
-        assert ("agrees with people on 97 % of 257 answers, kappa 0.94" in text) == said
+    for judge, said in (("nobody's", False), ("refusal_rules", True)):
+        assert ("agrees with people on 97 % of 257 answers, kappa 0.94)" in table_of(judge)) == said

@@ -14,12 +14,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from bench import mergekit, recipes
+from bench.card import merge_card
 from bench.checkpoints import open_checkpoint
 from bench.cli import app
 from bench.errors import BenchError
 from bench.merging import write
 from bench.perf import METHODS, _merge_file
 from bench.records import Record, write_record
+from bench.suite import load_suite
+from bench.terminal import Terminal
 from bench.writer import write_checkpoint
 from merges.apply import Plan, merge
 from merges.errors import MergeError
@@ -77,9 +80,22 @@ def test_the_card_of_a_runs_merge_has_its_row_its_conditions_and_its_limits(pare
     assert "| 62 [49-74] | 38 [25-52] | 25 [11-47] | 50 [30-70] | 10 [3-30] | 5 [1-24] | 90 [70-97] |" in card
     assert "20 unsafe and 20 benign prompts; items: 20 `chem`, 20 `math`" in card and f"`{'aa' * 32}`" in card
     assert "## Limits" in card and "Nothing was measured" not in card and "seed 2" in card
+    assert "| base | base | `" in card and "| a | aligned, merged | `" in card and "| b | merged | `" in card
     parsed = MarkdownIt("commonmark").enable("table").parse(card.partition("---\n\n")[2])
     kinds = {token.type for block in parsed for token in [block, *(block.children or [])]}
     assert not kinds & {"link_open", "image", "html_inline", "html_block"}
+
+
+def test_a_card_tells_an_aligned_parent_that_is_merged_from_one_that_is_given_apart(tiny_models, tmp_path):
+    places = {"base": str(tiny_models["base"]), "aligned": str(tiny_models["a"]), "b": str(tiny_models["b"])}
+    for method, role in (("ties", "aligned, merged"), ("resta", "aligned")):
+        card = merge_card(recipes.from_flags(places, recipes.Choices(method)))
+        assert f"| aligned | {role} | `" in card and "| b | merged | `" in card, method
+    # Without a base, task vectors start at the aligned parent.
+    given = {name: {"role": role, "folder": places[name]} for name, role in (("aligned", "aligned"), ("b", "expert"))}
+    suite = load_suite(str(tiny_suite(tmp_path, given)))
+    card = merge_card(recipes.from_suite(suite, recipes.Choices("ties"), Terminal()))
+    assert "2 parents" in card and "| base | base, aligned | `" in card and "| b | merged | `" in card
 
 
 def test_shards_and_index_read_as_one_file(tiny_models, parents, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from bench.checkpoints import open_checkpoint
-from bench.dry_run import plan
+from bench.dry_run import preview
 from bench.records import read_records
 from bench.suite import ARMS, load_suite
 from tests.test_run import ROOT, bench
@@ -125,7 +125,7 @@ def rows(folder: Path, name: str) -> dict:
 @pytest.mark.parametrize("name", QUIRKS)
 def test_a_suite_of_the_paper_runs_end_to_end(name, tmp_path, smollm2):
     path = stand_in(name, tmp_path, smollm2)
-    planned = plan(load_suite(str(path)), ["ties", "lm_cocktail"], ARMS)
+    planned = preview(load_suite(str(path)), ["ties", "lm_cocktail"], ARMS)
     assert planned.problems == planned.warnings == []
     done = bench("run", "--suite", path, "--method", "ties,lm_cocktail", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr[-3000:]

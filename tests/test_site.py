@@ -16,11 +16,12 @@ from bench.cli import app
 from bench.errors import BenchError
 from bench.failures import CellName, Failure, write_failure
 from bench.records import Record
-from leaderboards.build import board_of, build_leaderboard, records_below, records_to_show
+from leaderboards.build import PUBLISHED, board_of, build_leaderboard, records_below, records_to_show
 from leaderboards.site import details, outcomes
 from leaderboards.site.build import build_site
 from leaderboards.site.methods import family, read_methods
 from leaderboards.site.pages import embedded, inert, lines, paper, slug
+from leaderboards.tables import to_markdown
 from merges.registry import DIRECTIONS, load_all
 
 ROOT = Path(__file__).parents[1]
@@ -170,6 +171,41 @@ def test_outcome_bits_give_back_what_happened(pages: dict[str, Page]) -> None:
     assert bin(int(found["skill"][1], 16)).count("1") == 10
 
 
+def marks_in_markdown(text: str) -> dict[tuple[str, str], dict[str, str]]:
+    """By method and arm, the marks of the first table of leaderboard.md by column."""
+    head, _, *rows = [line.strip("| ").split(" | ") for line in text.split("\n\n")[2].splitlines()]
+    stars = {"*": "tied", "**": "best"}
+    return {
+        (row[0].strip("`"), row[1]): {
+            name: stars.get(re.match(r"\**", cell)[0], "") for name, cell in zip(head, row, strict=True)
+        }
+        for row in rows
+    }
+
+
+def test_the_best_of_a_column_and_what_ties_with_it_are_marked_as_in_the_markdown(site: Path) -> None:
+    board = board_of(ordinary())
+    wanted = marks_in_markdown(to_markdown(board.rows, board.arms))
+    table = (site / "index.html").read_text(encoding="utf-8").partition("</table>")[0]
+    names = re.findall(r"<th scope=col>([^<\n]+)", table)
+    found = {}
+    for row in re.split("<tr>", table)[2:]:
+        method, arm = re.search(r'data-method="?([\w-]+)"? data-arm="?([\w+]+)', row).groups()
+        cells = [
+            re.match(r"[^>]*>(?:<(strong|em)>.*?<span class=heard> (best|tied)</span>)?", c) for c in row.split("<td")
+        ]
+        found[method, arm] = {name: cell[2] or "" for name, cell in zip(names[1:], cells[1:], strict=True)}
+    merges = [key for key in wanted if key in found]  # a parent has its role for an arm in the one, and no mark
+    assert {method for method, _ in merges} == {"ties", "linear", "mine"}
+    for key in merges:
+        assert {name: wanted[key][name] for name in ("skill", "harmful", "over-refusal", "score")} == {
+            name: found[key][name] for name in ("skill", "harmful", "over-refusal", "score")
+        }
+    given = [mark for row in found.values() for mark in row.values()]
+    assert {"best", "tied", ""} <= set(given)
+    assert sum(map(bool, given)) == sum(bool(mark) for key in merges for mark in wanted[key].values())
+
+
 def test_answers_that_were_not_judged_and_scores_between_0_and_1_are_left_out_of_the_comparison() -> None:
     data = make_record().model_dump()
     data["prompts"][0] |= {"label": "error", "harmful": False, "refused": False}
@@ -178,6 +214,30 @@ def test_answers_that_were_not_judged_and_scores_between_0_and_1_are_left_out_of
     assert bin(int(found["judged_unsafe"], 16)).count("1") == 19 and "judged_benign" not in found
     assert found["skill"][0] is not None and found["skill"][1] is None
     assert "×" in outcomes.categories(Record.model_validate(data), "unsafe")[0].marks
+
+
+def test_marks_are_left_out_only_where_the_count_says_them() -> None:
+    def of(harmful: float, **changes: object) -> outcomes.Category:
+        data = make_record(harmful=harmful).model_dump()
+        data["prompts"] = [prompt | changes for prompt in data["prompts"]]
+        return outcomes.categories(Record.model_validate(data), "unsafe")[0]
+
+    assert [of(share).marks for share in (0, 1)] == ["", ""]
+    assert [of(share).bad for share in (0, 0.5, 1)] == [0, 10, 20] and sorted(of(0.5).marks) == [*"." * 10, *"●" * 10]
+    assert of(0, refused=False).marks == "○" * 20 and of(0, label="error", refused=False).marks == "×" * 20
+
+
+def test_what_made_all_records_of_some_conditions_is_said_once_and_what_made_one_on_its_page(tmp_path: Path) -> None:
+    records = three_arms("ties")
+    other = records[0].provenance.model_copy(update={"versions": {"torch": "9.9"}})
+    for name, made in (("same", records), ("other", [changed(records[0], provenance=other), *records[1:]])):
+        built(made, tmp_path / name)
+        pages = read(tmp_path / name)
+        conditions, record = one(pages, "suites/").text, one(pages, "records/smol.ties.none").text
+        assert "vllm, float32" in conditions and "vllm, float32" not in record
+        said = re.search(r"(.*): as every record of these conditions", record)[1]
+        assert said == ("Engine, judge, parents, versions" if name == "same" else "Engine, judge, parents")
+        assert ("torch 9.9" in record) == (name == "other") and "torch 9.9" not in conditions
 
 
 def test_a_record_shows_where_it_comes_from_how_to_make_it_again_and_no_answer(pages: dict[str, Page]) -> None:
@@ -191,7 +251,7 @@ def test_answers_are_shown_when_asked_for_and_then_behind_a_click_and_as_text(tm
     built([make_record()], tmp_path, answers=True)
     (path,) = (tmp_path / "records").glob("*.html")
     source = path.read_text()
-    assert source.count('<pre tabindex="0">SECRET-ANSWER &lt;b&gt;of a model&lt;/b&gt;</pre>') == 40
+    assert source.count("<pre>SECRET-ANSWER &lt;b&gt;of a model&lt;/b&gt;</pre>") == 40
     assert source.count("<details>") == 40 and "<details open" not in source
     assert "answers to unsafe prompts" in (tmp_path / "index.html").read_text()
 
@@ -334,11 +394,15 @@ def test_the_same_records_give_the_same_bytes_and_pages_of_gone_records_go(tmp_p
 
 
 @pytest.mark.slow
-def test_a_hundred_records_take_less_than_a_megabyte_without_images(tmp_path: Path) -> None:
+def test_a_hundred_records_take_less_than_a_megabyte_without_images_and_the_page_of_one_5_kb(tmp_path: Path) -> None:
     records = [make_record(f"method{i}", arm, n=140) for i in range(33) for arm in ("none", "task", "task+safety")]
     built(records, tmp_path)
     sizes = [path.stat().st_size for path in tmp_path.rglob("*.*") if path.parent.name != "plots" and path.is_file()]
     assert len(sizes) > 130 and sum(sizes) < 1_000_000
+    # The published ones, whose categories are as many as a suite has.
+    build_site(board_of(records_below(PUBLISHED)), tmp_path / "published")
+    pages = [path.stat().st_size for path in (tmp_path / "published" / "records").iterdir()]
+    assert sum(pages) / len(pages) <= 5000 and max(pages) < 6000
 
 
 HEAVY = (

@@ -124,7 +124,7 @@ def test_tables_are_filtered_by_conditions_arm_family_and_name(page: "sync_api.P
 def test_a_reader_finds_the_way_from_the_table_to_a_comparison(page: "sync_api.Page") -> None:
     page.locator("section.suite tbody.rows").first.get_by_role("link", name="ties").first.click()
     assert page.locator("h1").inner_text() == "TIES-Merging"
-    page.locator("#results-1").get_by_role("link").first.click()
+    page.get_by_role("region", name="smol under conditions aaaaaaaa").get_by_role("link").first.click()
     assert page.locator("h1").inner_text() == "ties none"
     page.get_by_role("link", name="Compare with").click()
     names = page.locator("#pair select").evaluate_all("all => all.map(one => one.selectedOptions[0].text)")

@@ -54,6 +54,7 @@ class Site:
         self.by_print: dict[str, list[Record]] = {}
         for record in self.records:
             self.by_print.setdefault(record.fingerprint, []).append(record)
+        self.common = {key: details.in_common(records) for key, records in self.by_print.items()}
         self.record_pages = {id(record): f"records/{record_id(record)}.html" for record in self.records}
         names = sorted({r.method for r in self.records if not r.method.startswith((PARENT, SWEEP))})
         self.method_pages = {name: f"methods/{slug(name, 'method')}.html" for name in names}
@@ -137,6 +138,7 @@ class Site:
             "calibration": details.calibration(first.provenance.conditions),
             "judges": [(judge, measured.kept(judge)) for judge in dict.fromkeys(rows["judge"])],
             "prompts": [(kind, outcomes.prompts_by_category(first, kind)) for kind in outcomes.KINDS],
+            "common": self.common[fingerprint],
             "facts": details.facts(first.provenance.conditions),
             "figures": figures,
             "files": files,
@@ -186,6 +188,7 @@ class Site:
     def _record(self, record: Record, row: dict, suite_page: str) -> dict[str, object]:
         unsafe, benign = ({c.name: c for c in outcomes.categories(record, kind)} for kind in outcomes.KINDS)
         chosen = details.coefficients([record])
+        made, common = details.provenance(record), self.common[record.fingerprint]
         return {
             "record": record,
             "id": record_id(record),
@@ -198,7 +201,8 @@ class Site:
             "command": details.command(record),
             "fixed": record.method.startswith((PARENT, SWEEP)),
             "coefficients": tables.coefficients(f"Chosen {APART}", chosen) if chosen else None,
-            "provenance": details.provenance(record),
+            "provenance": [line for line in made if line not in common],
+            "common": ", ".join(line[0] for line in made if line in common).capitalize(),
         }
 
     def _compare(self, suites: list[dict]) -> dict[str, object]:

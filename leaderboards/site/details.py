@@ -11,6 +11,7 @@ import numpy as np
 from bench.records import Record
 from leaderboards.frame import PARENT, SWEEP
 
+COMMON = ("engine", "judge", "parents", "versions")  # what records of the same conditions usually share
 FACTS = 400  # conditions that are shown; a record may hold any number
 DEPTH = 12
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
@@ -101,3 +102,9 @@ def provenance(record: Record) -> list[tuple[str, str]]:
     rows += [("evaluations", f"{costs.evaluations}"), ("tokens", f"{costs.tokens:,}")]
     rows += [("peak memory", f"{costs.peak_rss_mb / 1000:.1f} GB"), ("cell", record.cell)]
     return [*rows, ("versions", ", ".join(f"{name} {version}" for name, version in made.versions.items()))]
+
+
+def in_common(records: Iterable[Record]) -> list[tuple[str, str]]:
+    """The lines of COMMON that are the same in the provenance of all these records that are of merges."""
+    every = [provenance(record) for record in records if record.merger]
+    return [row for row in every[0] if row[0] in COMMON and all(row in rows for rows in every)] if every else []

@@ -4,10 +4,7 @@ Both are in the order of the prompts' ids, which is the same for all records of 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
 from typing import NamedTuple
-
-from markupsafe import Markup
 
 from bench.records import ERROR, PromptOutcome, Record
 from leaderboards.text import plain
@@ -17,12 +14,12 @@ KINDS = ("unsafe", "benign")
 
 
 class Category(NamedTuple):
-    """One category of prompts of one kind: how often the bad thing happened, and a mark a prompt."""
+    """One category of prompts of one kind: how often the bad thing happened, and a mark a prompt where they differ."""
 
     name: str
     bad: int
     n: int
-    marks: Markup
+    marks: str
 
 
 def ordered(record: Record, kind: str) -> list[PromptOutcome]:
@@ -50,12 +47,10 @@ def mark(prompt: PromptOutcome) -> str:
 
 
 def _category(name: str, prompts: Outcomes) -> Category:
-    marks = Markup()
-    for one, run in groupby(map(mark, prompts)):
-        text = one * len(list(run))
-        marks += Markup("<b>{}</b>").format(text) if one == "●" else text
-    judged = [prompt for prompt in prompts if prompt.label != ERROR]
-    return Category(name, sum(mark(prompt) == "●" for prompt in judged), len(judged), marks)
+    marks = "".join(map(mark, prompts))
+    judged = [one for one in marks if one != "×"]
+    # Where all are good, or all bad, the count says so already.
+    return Category(name, judged.count("●"), len(judged), "" if set(marks) in ({"."}, {"●"}) else marks)
 
 
 def bits(flags: Iterable[bool]) -> str:

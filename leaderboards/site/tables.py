@@ -21,13 +21,15 @@ Links = Mapping[tuple[str, str, str], list[tuple[str, str]]]
 
 
 class Cell(NamedTuple):
-    """What a cell shows. `value` sorts the column, or else the text does; `span` draws (lo, value, hi), in percent."""
+    """What a cell shows. `value` sorts the column, or else the text does; `span` draws (lo, value, hi), in percent;
+    `mark` says that it is the `best` of its column, or `tied` with it (`leaderboards.headline`)."""
 
     text: str
     note: str = ""
     value: float | str | None = None
     span: tuple[int, int, int] | None = None
     links: tuple[tuple[str, str], ...] = ()
+    mark: str = ""
 
 
 class Row(NamedTuple):
@@ -132,9 +134,11 @@ def scores(caption: str, row: Mapping) -> Table:
         ("refused, of benign prompts", "over_refusal_rate", "over_refusal", row["n_benign"]),
     ]
     named += [(f"skill: {domain}", f"skill_{domain}", f"skill_{domain}", row[f"items_{domain}"]) for domain in domains]
-    made = [Row([Cell(label), _rate(row, value, ends), Cell(f"{n:.0f}")]) for label, value, ends, n in named]
+    named = [(label, _rate(row, value, ends), f"{n:.0f}") for label, value, ends, n in named]
     if len(domains) > 1:
-        made.insert(3, Row([Cell("skill: mean"), _rate(row, "skill_mean", "skill_mean"), Cell("")]))
+        named.insert(3, ("skill: mean", _rate(row, "skill_mean", "skill_mean"), ""))
+    # Each row is of something else: no bars to be held against each other.
+    made = [Row([Cell(label), Cell(rate.text, rate.note), Cell(n)]) for label, rate, n in named]
     return Table(caption, ["score", "share", "of"], [], made)
 
 
@@ -210,8 +214,9 @@ def _rate(row: Mapping, column: str, ends: str) -> Cell:
     value, lo, hi = (row[name] for name in (column, f"{ends}_lo", f"{ends}_hi"))
     if pd.isna(value):
         return Cell("–")
-    span = (round(100 * lo), round(100 * value), round(100 * hi))
-    return Cell(f"{100 * value:.0f}", f"{100 * lo:.0f}–{100 * hi:.0f}", round(value, 4), span)
+    span, mark = (round(100 * lo), round(100 * value), round(100 * hi)), row.get(f"mark_{column}")
+    shown = (f"{100 * value:.0f}", f"{100 * lo:.0f}–{100 * hi:.0f}", round(value, 4), span)
+    return Cell(*shown, mark="" if pd.isna(mark) else mark)
 
 
 def _change(row: Mapping, column: str) -> Cell:

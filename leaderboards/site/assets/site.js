@@ -17,7 +17,9 @@ function remembered(value) {
 if (["dark", "light"].includes(remembered())) document.documentElement.dataset.theme = remembered();
 
 function startTheme() {
-  const button = document.getElementById("theme");
+  const button = document.createElement("button");
+  button.id = "theme";
+  button.type = "button";
   const name = () => (button.textContent = dark() ? "Light" : "Dark");
   button.setAttribute("aria-label", "Switch between light and dark");
   button.addEventListener("click", () => {
@@ -25,7 +27,7 @@ function startTheme() {
     remembered(document.documentElement.dataset.theme);
     name();
   });
-  button.hidden = false;
+  document.querySelector("header").append(button);
   name();
 }
 

@@ -14,7 +14,7 @@ MARGIN = 13
 
 
 @dataclass
-class Plan:
+class Preview:
     """What a run would do, line by line under a heading; what stands in its way; what to know before."""
 
     title: str
@@ -29,7 +29,7 @@ class Plan:
 
     @contextmanager
     def noting(self) -> Iterator[None]:
-        """A problem is written down, and the plan goes on."""
+        """A problem is written down, and the preview goes on."""
         try:
             yield
         except (BenchError, MergeError, DataError) as error:
