@@ -19,6 +19,7 @@ from bench.grid import Cell
 from bench.harm import answers, count, judged
 from bench.judges.base import Judge
 from bench.kept import Kept
+from bench.parents import models_of
 from bench.records import (
     Costs,
     ItemOutcome,
@@ -35,8 +36,6 @@ from bench.suite import Suite
 from bench.tuning import CalibrationObjective, Measure, Meter
 from merges import tuners
 from merges.apply import Context, Plan, differing, merge
-from merges.errors import MergeError
-from merges.registry import Merger
 from merges.space import Space, layer_groups, uniform
 from safety_data.rows import PromptRow
 
@@ -65,27 +64,6 @@ class Bench(Setting):
     @property
     def dtype(self) -> torch.dtype:
         return getattr(torch, self.suite.engine.dtype)
-
-
-def models_of(
-    suite: Suite, parents: Mapping[str, AnyCheckpoint], merger: Merger
-) -> tuple[dict[str, AnyCheckpoint], AnyCheckpoint, AnyCheckpoint | None]:
-    """What a merger is given of a suite's parents: the models, the base, and the aligned parent where it comes apart.
-
-    The models are the aligned parent and the experts, in the suite's order; the experts alone where the merger is given
-    the aligned parent apart. So too for task vectors without a base: the aligned parent's own is zero, and its
-    coefficients could change nothing. Raises MergeError where the aligned parent's task vector is asked for and there
-    is no base.
-    """
-    (aligned,), bases = suite.of_role("aligned"), suite.of_role("base")
-    if merger.safety and not bases:
-        raise MergeError(
-            f"{merger.name} needs to know what alignment changed, and the suite {suite.name} has no parent of role "
-            "base; name the model that the aligned parent was made from"
-        )
-    apart = merger.safety or (merger.form == "deltas" and not bases)
-    models = {name: parents[name] for name in [*([] if apart else [aligned]), *suite.of_role("expert")]}
-    return models, parents[[*bases, aligned][0]], parents[aligned] if merger.safety else None
 
 
 class Tuned(BaseModel):

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import yaml
 
-from bench.cell import models_of
 from bench.checkpoints import (
     AdaptedCheckpoint,
     AnyCheckpoint,
@@ -20,8 +19,8 @@ from bench.checkpoints import (
 from bench.errors import BenchError
 from bench.mergekit import DTYPES, read_merge_file
 from bench.merging import Recipe
+from bench.parents import models_of, open_parents
 from bench.records import Record, read_record
-from bench.runner import open_parents
 from bench.suite import Suite, did_you_mean
 from bench.terminal import Terminal
 from merges.registry import Merger, find

@@ -19,6 +19,7 @@ from bench.grid import Cell, conditions, merge_cells, parent_cells, sweep_cells
 from bench.harm import load_prompts
 from bench.judges import get_judge
 from bench.kept import Kept
+from bench.parents import open_parents
 from bench.records import Record
 from bench.suite import Suite
 from bench.terminal import Terminal, captured
@@ -49,7 +50,7 @@ def rerun(suite: Suite, chosen: Sequence[Record], log: Path, terminal: Terminal)
     one they are of, or a cell of it no longer exists."""
     prompts = load_prompts(suite.safety)
     with captured(log), tempfile.TemporaryDirectory() as stages:
-        parents = runner.open_parents(suite, terminal)
+        parents = open_parents(suite, terminal)
         given = conditions(suite, parents)
         told = fingerprint(given)
         for record in chosen:

@@ -16,11 +16,6 @@ from bench.calibration import rows_of_arm
 from bench.cell import Bench, Setting, run_cell
 from bench.checkpoints import (
     AnyCheckpoint,
-    RetokenizedCheckpoint,
-    gguf_package_folder,
-    hub_folder,
-    open_adapter,
-    open_checkpoint,
 )
 from bench.engines import check_engine, open_engine
 from bench.engines.base import Engine
@@ -33,12 +28,12 @@ from bench.job import Job, Outcome
 from bench.judges import get_judge
 from bench.kept import Kept
 from bench.lock import Held, locked
+from bench.parents import open_parents
 from bench.records import Record, read_record, write_record
 from bench.shared import Shared
 from bench.skill import find_task
 from bench.suite import Suite
 from bench.terminal import Terminal, captured
-from bench.vocabulary import in_vocabulary_of
 from merges import registry, tuners
 from merges.errors import MergeError
 from merges.registry import Merger, find, load_all
@@ -224,30 +219,6 @@ def check_apart(rows: Sequence[CalibrationRow], tested: Sequence[str]) -> None:
             f"{len(found)} calibration prompts overlap with test prompts ({kind}: {seen[:60]!r} and {held[:60]!r}); "
             "calibration and test must be disjoint"
         )
-
-
-def open_parents(suite: Suite, terminal: Terminal) -> dict[str, AnyCheckpoint]:
-    """Every parent of a suite, in its order: checked against each other, and in the aligned parent's vocabulary."""
-    opened: dict[str, AnyCheckpoint] = {}
-    for name, spec in sorted(suite.parents.items(), key=lambda item: item[1].adapter is not None):
-        if spec.adapter is not None:
-            opened[name] = open_adapter(spec.adapter, opened[spec.onto])
-        elif spec.gguf_package is not None:
-            terminal.at(name, f"opening the model of {spec.gguf_package} (converted once)")
-            opened[name] = open_checkpoint(gguf_package_folder(spec.gguf_package))
-        elif spec.hub is not None:
-            terminal.at(name, f"fetching {spec.hub}")
-            opened[name] = open_checkpoint(hub_folder(spec.hub, spec.revision))
-        else:
-            opened[name] = open_checkpoint(spec.folder)
-    (aligned,), bases = suite.of_role("aligned"), suite.of_role("base")
-    parents = in_vocabulary_of(
-        opened[aligned], {name: opened[name] for name in suite.parents}, base=opened[[*bases, aligned][0]]
-    )
-    for name, parent in parents.items():
-        if isinstance(parent, RetokenizedCheckpoint):
-            terminal.say(f"{name}: {parent.told}")
-    return parents
 
 
 def versions() -> dict[str, str]:

@@ -20,7 +20,8 @@ from bench.errors import BenchError
 from bench.held_out import HeldOut, held_out
 from bench.judges import get_judge
 from bench.judges.base import Judge
-from bench.runner import open_parents, start_engine
+from bench.parents import open_parents
+from bench.runner import start_engine
 from bench.suite import RESERVED, Suite, did_you_mean
 from bench.terminal import Terminal
 from safety_data import drafts

@@ -1,6 +1,8 @@
 """`bench merge`: folders transformers opens, equal to the merge itself, whole or absent; merge files read and made."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -332,5 +334,17 @@ def test_what_mergekit_cannot_make_is_not_exported():
 @pytest.mark.parametrize("method", METHODS)
 def test_the_merge_files_of_make_perf_are_understood_and_merge(tiny_models, tmp_path, method):
     models = [tiny_models["base"], tiny_models["a"], tiny_models["b"]]
-    recipe = recipes.from_merge_file(_merge_file(tmp_path, method, models, 2))
+    file, read = _merge_file(tmp_path, method, models, 2)
+    recipe = recipes.from_merge_file(file)
     assert len(recipe.models) == 2 and write(recipe, tmp_path / "merged")
+    used = {model.folder for model in (*recipe.models.values(), recipe.base) if model is not None}
+    assert used == set(read)
+
+
+def test_a_merge_starts_without_what_runs_models(tiny_models, tmp_path):
+    """transformers, lm-eval and an engine take longer to import than a small merge takes."""
+    file, _ = _merge_file(tmp_path, "linear", [tiny_models[name] for name in ("base", "a", "b")], 2)
+    code = "import sys; from bench.cli import app; app(sys.argv[1:], standalone_mode=False); print(*sys.modules)"
+    command = [sys.executable, "-c", code, "merge", str(tmp_path / "merged"), "--config", str(file)]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert "safetensors" in loaded and not {"transformers", "vllm", "lm_eval", "datasets", "pandas"} & set(loaded)

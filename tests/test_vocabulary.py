@@ -15,7 +15,7 @@ from bench.checkpoints import open_checkpoint
 from bench.errors import BenchError
 from bench.grid import conditions
 from bench.merging import write
-from bench.runner import open_parents
+from bench.parents import open_parents
 from bench.suite import load_suite
 from bench.terminal import Terminal
 from bench.vocabulary import in_vocabulary_of
