@@ -2,11 +2,13 @@
 
 The driver plans, hands out cells and writes records and failures under OUT. On a node a *site* has the supervisor and
 the worker that a run without Ray has (`bench.supervisor`), in a folder of its own; the worker asks for one cell after
-another. A site that is lost, with its node or alone, costs time: its cell goes back to the driver.
+another and, where none is left, for candidates of searches that go on at other sites (`bench.crew`). A site that is
+lost, with its node or alone, costs time: its cell goes back to the driver, its candidate to the search.
 """
 
 import os
 import re
+import shutil
 import socket
 import tempfile
 import threading
@@ -23,16 +25,18 @@ from typing import Any
 from bench.environment import DEFAULTS
 from bench.errors import BenchError
 from bench.failures import CellName, write_failure
-from bench.job import Job, Limits, Outcome
-from bench.lock import Held
+from bench.job import Candidate, Job, Limits, Outcome
+from bench.lock import Held, holder, locked
 from bench.records import read_record, write_atomically
 from bench.runner import Schedule, finish, run
 from bench.shared import Shared
-from bench.supervisor import Wire, supervise
+from bench.supervisor import Turn, Wire, supervise
 from bench.terminal import Terminal, captured
 
 TICK = 5.0  # seconds between looks at the cluster
 REACH = 10.0  # seconds in which an address answers
+FAREWELL = 10.0  # seconds that a site has to end
+FOLDER = "mergesafe-site-"  # how the names of sites' folders begin
 LOSSES = 3  # sites that a cell may cost, or that may be lost in a row before an engine has started
 
 
@@ -84,13 +88,29 @@ def _reach(address: str) -> None:
         ) from error
 
 
+class _Search:
+    """Candidates that a site wants to know the losses of, before its search goes on."""
+
+    def __init__(self, cell: CellName, candidates: list[Any]) -> None:
+        self.cell = cell
+        self.waiting = deque(enumerate(candidates))
+        self.losses: dict[int, float | None] = {}  # None: lost with the engine that measured it
+        self.size = len(candidates)
+
+
 @dataclass
 class _Site:
-    """What the driver knows of one: the actor, its machine once the engine has started, the cell it is at."""
+    """What the driver knows of one: the actor, its machine once the engine has started, the cell it is at, whether it
+    waits for something to do; of its cell's search what goes on, and how many others could help; and the candidate,
+    of any site's search, that it is measuring."""
 
     actor: Any
     host: str | None = None
     cell: CellName | None = None
+    asks: bool = False
+    search: _Search | None = None
+    helpers: int = 0
+    candidate: tuple[_Search, int] | None = None
 
 
 class _Deal:
@@ -125,27 +145,38 @@ class _Deal:
                 ready, _ = self._ray.wait(list(self._sites), num_returns=1, timeout=TICK)
                 for generator in ready:
                     self._listen(generator)
+                for site in self._sites.values():
+                    if site.asks:
+                        self._answer(site)
                 self._staff()
         finally:
-            for site in self._sites.values():
-                self._ray.kill(site.actor)
+            self._let_go(list(self._sites))
         self._terminal.rest()
 
     def _staff(self) -> None:
         """As many sites as there is room and work for; those that start too late for any are let go."""
         starting = [generator for generator, site in self._sites.items() if site.host is None]
-        if not self._waiting:
-            for generator in starting:
-                self._ray.kill(self._sites.pop(generator).actor)
+        work = len(self._waiting) + sum(site.helpers for site in self._sites.values())
+        if not work:
+            self._let_go(starting)
             return
         room = self._room.places() - len(self._sites)
-        for _ in range(min(room, len(self._waiting) - len(starting))):
+        without = sum(site.cell is None for site in self._sites.values())
+        for _ in range(min(room, work - without)):
             actor = self._start()
             self._sites[actor.work.options(num_returns="streaming").remote()] = _Site(actor)
         if not self._sites:
             raise BenchError(f"the Ray cluster has {self._room.lack}; {len(self._waiting)} cells are left")
         if len(starting) == len(self._sites):
             self._terminal.at("ray", f"waiting for {len(self._sites)} engines to start")
+
+    def _let_go(self, generators: list[Any]) -> None:
+        """Ask sites to end, so that nothing of theirs stays, and kill what does not."""
+        actors = [self._sites.pop(generator).actor for generator in generators]
+        if actors:
+            self._ray.wait([actor.end.remote() for actor in actors], num_returns=len(actors), timeout=FAREWELL)
+        for actor in actors:
+            self._ray.kill(actor)
 
     def _listen(self, generator: Any) -> None:
         site = self._sites[generator]
@@ -164,18 +195,18 @@ class _Deal:
 
     def _hear(self, site: _Site, word: str, given: list[Any]) -> None:
         if word == "next":
-            (site.host,), self._unstarted = given, 0
-            self._hand(site)
-        elif word == "done":
-            name, record, log = given
-            site.cell = None
+            (site.host,), self._unstarted, site.asks = given, 0, True
+            self._measured(site, None)  # where its worker died of a candidate and another asks
+        elif word == "search":
+            site.search = _Search(site.cell, *given)
+            site.helpers, site.candidate = site.search.size - 1, None
+        elif word == "measured":
+            self._measured(site, *given)
+        elif word in ("done", "failed"):
+            name, came_to, log = given
+            site.cell, site.search, site.helpers = None, None, 0
             self._log(name, log)
-            self._done(name, record)
-        elif word == "failed":
-            name, reason, log = given
-            site.cell = None
-            self._log(name, log)
-            self._failed(name, reason)
+            (self._done if word == "done" else self._failed)(name, came_to)
         elif word == "refused":
             raise BenchError(given[0])
         elif word == "at":
@@ -184,13 +215,31 @@ class _Deal:
             self._warned.add(given[0])
             self._terminal.warn(given[0])
 
-    def _hand(self, site: _Site) -> None:
-        """The next cell, or word that there is none."""
-        site.cell = self._waiting.popleft() if self._waiting else None
-        if site.cell is not None:
-            self._begin(site.cell)
+    def _answer(self, site: _Site) -> None:
+        """Give a site that asks what there is for it, in its own search, among the cells or in the searches of others,
+        or word that there will be nothing. Until one of them is so, it waits."""
+        given, at_work = None, [other for other in self._sites.values() if other.cell]
+        searches = [site.search] if site.cell else [other.search for other in at_work]
+        search = next((search for search in searches if search and search.waiting), None)
+        if site.search and len(site.search.losses) == site.search.size:
+            given, site.search = [site.search.losses[number] for number in range(site.search.size)], None
+        elif not site.cell and self._waiting:
+            given = site.cell = self._waiting.popleft()
+            self._begin(given)
+        elif search:
+            number, coefficients = search.waiting.popleft()
+            given, site.candidate = Candidate(search.cell, coefficients), (search, number)
+        elif at_work:
+            return
+        site.asks = False
         self._held.note(*(other.cell.cell for other in self._sites.values() if other.cell))
-        site.actor.give.remote(site.cell)
+        site.actor.give.remote(given)
+
+    def _measured(self, site: _Site, loss: float | None) -> None:
+        if site.candidate:
+            (search, number), site.candidate = site.candidate, None
+            search.losses[number] = loss
+            self._terminal.at(search.cell.label, f"{len(search.losses)} of {search.size} candidates measured")
 
     def _begin(self, name: CellName) -> None:
         number = self._numbers.setdefault(name.cell, len(self._numbers) + 1)
@@ -210,7 +259,8 @@ class _Deal:
             write_atomically(name.log(self._plan.out), log, durable=False)
 
     def _lose(self, site: _Site, reason: str) -> None:
-        """A site is gone. Its cell goes to another, unless it went with several."""
+        """A site is gone. Its cell goes to another, unless it went with several; its candidate to who searches."""
+        self._measured(site, None)
         before = f", as were {LOSSES - 1} before it"
         if site.host is None:
             self._unstarted += 1
@@ -246,7 +296,7 @@ class _Room:
         self.options = {
             "num_gpus": self._need.get("GPU", 0),
             "num_cpus": self._need["CPU"],
-            "max_concurrency": 2,  # it speaks, and is given cells meanwhile
+            "max_concurrency": 2,  # it speaks, and is spoken to meanwhile
             "scheduling_strategy": "SPREAD",
         }
         self.lack = "no GPU that is alive" if gpu else f"no node with the {threads} CPUs of an engine (OMP_NUM_THREADS)"
@@ -267,37 +317,46 @@ class Site:
     def __init__(self, job: Job, limits: Limits, environment: dict[str, str]) -> None:
         os.environ.update(environment)
         self._job, self._limits = job, limits
-        self._cells: SimpleQueue[CellName | None] = SimpleQueue()
+        self._turns: SimpleQueue[Turn | None] = SimpleQueue()
         self._said: SimpleQueue[tuple | None] = SimpleQueue()
+        self._ended, self._gone = threading.Event(), threading.Event()
 
-    def give(self, cell: CellName | None) -> None:
-        """The next cell to compute; None: there is no more."""
-        self._cells.put(cell)
+    def give(self, turn: Turn | None) -> None:
+        """What there is to do next (see `bench.crew`)."""
+        self._turns.put(turn)
+
+    def end(self) -> None:
+        """Stop, whatever is under way, and return when nothing of it is left."""
+        self._ended.set()
+        self._turns.put(None)
+        self._gone.wait()
 
     def work(self) -> Iterator[tuple]:
         """What the supervisor and its worker say, as (word, *what is given), until they have no more to do.
 
         `done` comes with the record, `failed` with the reason, both with the cell's log where there is one."""
-        with tempfile.TemporaryDirectory(prefix="mergesafe-") as folder:
-            threading.Thread(target=self._supervise, args=(Path(folder),), daemon=True).start()
+        with _own_folder() as folder:
+            threading.Thread(target=self._supervise, args=(folder,), daemon=True).start()
             while (said := self._said.get()) is not None:
                 yield said
+        self._gone.set()
 
     def _supervise(self, folder: Path) -> None:
+        wire, job = Wire(partial(self._say, folder)), replace(self._job, out=folder)
         try:
-            supervise(replace(self._job, out=folder), self._limits, Wire(partial(self._say, folder)), self._turns())
+            supervise(job, self._limits, wire, self._asked(), self._ended)
         except BenchError as error:
             told = str(error).replace(str(folder), str(self._job.out))
             self._said.put(("refused", f"{told} (on {socket.gethostname()})"))
         finally:
             self._said.put(None)
 
-    def _turns(self) -> Iterator[CellName]:
+    def _asked(self) -> Iterator[Turn]:
         while True:
             self._said.put(("next", socket.gethostname()))
-            if (cell := self._cells.get()) is None:
+            if (turn := self._turns.get()) is None:
                 return
-            yield cell
+            yield turn
 
     def _say(self, folder: Path, said: tuple) -> None:
         word, *given = said
@@ -309,3 +368,18 @@ class Site:
             for path in (record, folder / "failed" / name.file, log):
                 path.unlink(missing_ok=True)
         self._said.put((word, *given))
+
+
+@contextmanager
+def _own_folder() -> Iterator[Path]:
+    """A temporary folder for a site. It is locked while the site lives: those of sites that were killed are removed."""
+    for path in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
+        if os.access(path, os.W_OK) and holder(path) is None:
+            shutil.rmtree(path, ignore_errors=True)  # another site may be at it too
+    made = Path(tempfile.mkdtemp(prefix=f"new-{FOLDER}"))
+    with locked(made):
+        folder = made.rename(made.with_name(made.name.removeprefix("new-")))
+        try:
+            yield folder / "out"
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
