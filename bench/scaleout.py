@@ -6,6 +6,7 @@ another and, where none is left, for candidates of searches that go on at other 
 lost, with its node or alone, costs time: its cell goes back to the driver, its candidate to the search.
 """
 
+import atexit
 import os
 import re
 import shutil
@@ -35,6 +36,7 @@ from bench.terminal import Terminal, captured
 
 TICK = 5.0  # seconds between looks at the cluster
 REACH = 10.0  # seconds in which an address answers
+PATIENCE = 20.0  # seconds for which the head node may be silent; Ray's own are 60
 FAREWELL = 10.0  # seconds that a site has to end
 FOLDER = "mergesafe-site-"  # how the names of sites' folders begin
 LOSSES = 3  # sites that a cell may cost, or that may be lost in a row before an engine has started
@@ -48,6 +50,15 @@ def spread(job: Job, limits: Limits, address: str, terminal: Terminal) -> list[O
     """
     with captured(job.out / "logs" / "run.log"), _cluster(address) as ray:
         return run(job, terminal, lambda plan, told, held: _Deal(ray, job, limits, plan, told, held).deal())
+
+
+class RayStopped(BenchError):
+    """There is no more cluster. Ray itself would wait a minute and then end the process, without a word."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"Ray has stopped ({what}); once it is up again, the same command goes on with what is missing"
+        )
 
 
 @contextmanager
@@ -70,8 +81,13 @@ def _cluster(address: str) -> Iterator[Any]:
         raise BenchError(f"cannot use the Ray cluster {address} ({reason}); {remedy}") from error
     try:
         yield ray
-    finally:
+    except RayStopped:
+        atexit.register(os._exit, 2)  # to take leave of what is gone, as Ray does at exit, ends in a crash
+        raise
+    except BaseException:
         ray.shutdown()
+        raise
+    ray.shutdown()
 
 
 def _reach(address: str) -> None:
@@ -95,7 +111,7 @@ class _Search:
         self.cell = cell
         self.waiting = deque(enumerate(candidates))
         self.losses: dict[int, float | None] = {}  # None: lost with the engine that measured it
-        self.size = len(candidates)
+        self.size, self.engines = len(candidates), set()
 
 
 @dataclass
@@ -149,9 +165,12 @@ class _Deal:
                     if site.asks:
                         self._answer(site)
                 self._staff()
+        except RayStopped:
+            self._sites.clear()
+            raise
         finally:
             self._let_go(list(self._sites))
-        self._terminal.rest()
+            self._terminal.rest()
 
     def _staff(self) -> None:
         """As many sites as there is room and work for; those that start too late for any are let go."""
@@ -239,7 +258,9 @@ class _Deal:
         if site.candidate:
             (search, number), site.candidate = site.candidate, None
             search.losses[number] = loss
-            self._terminal.at(search.cell.label, f"{len(search.losses)} of {search.size} candidates measured")
+            search.engines.add(id(site))
+            done, engines = f"{len(search.losses)} of {search.size} candidates", f"engines: {len(search.engines)}"
+            self._terminal.at(search.cell.label, f"{done} measured, {engines}")
 
     def _begin(self, name: CellName) -> None:
         number = self._numbers.setdefault(name.cell, len(self._numbers) + 1)
@@ -286,6 +307,8 @@ class _Room:
 
     def __init__(self, ray: Any, asks_for_gpu: bool) -> None:
         self._ray, self._looked = ray, float("-inf")
+        context = ray.get_runtime_context()
+        self._head, self._here = context.gcs_address, context.get_node_id()
         threads, gpu = int(os.environ["OMP_NUM_THREADS"]), ray.cluster_resources().get("GPU", 0) > 0
         if asks_for_gpu and not gpu:
             raise BenchError(
@@ -302,13 +325,29 @@ class _Room:
         self.lack = "no GPU that is alive" if gpu else f"no node with the {threads} CPUs of an engine (OMP_NUM_THREADS)"
 
     def places(self) -> int:
-        """On the nodes that are alive now."""
+        """On the nodes that are alive now. Raises RayStopped where this machine is not among them, or nothing answers
+        any more."""
         if time.monotonic() - self._looked > TICK:
+            self._await_head()
             self._looked = time.monotonic()
-            nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-            held = [min(int(node.get(kind, 0) // amount) for kind, amount in self._need.items()) for node in nodes]
-            self._places = sum(held)
+            nodes = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
+            if self._here not in nodes:
+                raise RayStopped("on this machine")
+            self._places = sum(
+                min(int(node.get(kind, 0) // amount) for kind, amount in self._need.items()) for node in nodes.values()
+            )
         return self._places
+
+    def _await_head(self) -> None:
+        """Return once the head node answers, as it does at once where it is well."""
+        since = time.monotonic()
+        while True:
+            try:
+                return _reach(self._head)
+            except BenchError as error:
+                if time.monotonic() - since > PATIENCE:
+                    raise RayStopped(f"nothing answers at its head node, {self._head}") from error
+            time.sleep(1)
 
 
 class Site:
