@@ -39,6 +39,7 @@ REACH = 10.0  # seconds in which an address answers
 PATIENCE = 20.0  # seconds for which the head node may be silent; Ray's own are 60
 FAREWELL = 10.0  # seconds that a site has to end
 FOLDER = "mergesafe-site-"  # how the names of sites' folders begin
+LATE = 3  # times the longest that a candidate took: then who searches measures it too
 LOSSES = 3  # sites that a cell may cost, or that may be lost in a row before an engine has started
 
 
@@ -108,10 +109,30 @@ class _Search:
     """Candidates that a site wants to know the losses of, before its search goes on."""
 
     def __init__(self, cell: CellName, candidates: list[Any]) -> None:
-        self.cell = cell
-        self.waiting = deque(enumerate(candidates))
+        self.cell, self.candidates = cell, candidates
         self.losses: dict[int, float | None] = {}  # None: lost with the engine that measured it
-        self.size, self.engines = len(candidates), set()
+        self._begun: dict[int, float] = {}
+        self._longest = 0.0  # seconds that one took
+
+    def next(self, own: bool) -> int | None:
+        """The number of a candidate to measure. For the site that searches (`own`) it may be one that another should
+        have measured long ago: who hangs holds nobody up."""
+        now = time.monotonic()
+        overdue = [n for n, since in self._begun.items() if now - since > LATE * self._longest and n not in self.losses]
+        fresh = range(len(self._begun), len(self.candidates))
+        number = next(iter([*fresh, *(overdue if own else [])]), None)
+        if number is not None:
+            self._begun[number] = now
+        return number
+
+    def measured(self, number: int, loss: float | None) -> None:
+        if self.losses.get(number) is None:
+            self.losses[number] = loss
+            self._longest = max(self._longest, time.monotonic() - self._begun[number])
+
+    @property
+    def over(self) -> bool:
+        return len(self.losses) == len(self.candidates)
 
 
 @dataclass
@@ -173,11 +194,14 @@ class _Deal:
             self._terminal.rest()
 
     def _staff(self) -> None:
-        """As many sites as there is room and work for; those that start too late for any are let go."""
+        """As many sites as there is room and work for. Those that start too late for any are let go, and so are those
+        that measure what nobody waits for any more."""
         starting = [generator for generator, site in self._sites.items() if site.host is None]
         work = len(self._waiting) + sum(site.helpers for site in self._sites.values())
         if not work:
-            self._let_go(starting)
+            over = not any(site.cell for site in self._sites.values())
+            late = [generator for generator, site in self._sites.items() if over and site.candidate]
+            self._let_go(starting + late)
             return
         room = self._room.places() - len(self._sites)
         without = sum(site.cell is None for site in self._sites.values())
@@ -218,7 +242,7 @@ class _Deal:
             self._measured(site, None)  # where its worker died of a candidate and another asks
         elif word == "search":
             site.search = _Search(site.cell, *given)
-            site.helpers, site.candidate = site.search.size - 1, None
+            site.helpers, site.candidate = len(site.search.candidates) - 1, None
         elif word == "measured":
             self._measured(site, *given)
         elif word in ("done", "failed"):
@@ -238,29 +262,34 @@ class _Deal:
         """Give a site that asks what there is for it, in its own search, among the cells or in the searches of others,
         or word that there will be nothing. Until one of them is so, it waits."""
         given, at_work = None, [other for other in self._sites.values() if other.cell]
-        searches = [site.search] if site.cell else [other.search for other in at_work]
-        search = next((search for search in searches if search and search.waiting), None)
-        if site.search and len(site.search.losses) == site.search.size:
-            given, site.search = [site.search.losses[number] for number in range(site.search.size)], None
+        if site.search and site.search.over:
+            given, site.search = [loss for _, loss in sorted(site.search.losses.items())], None
         elif not site.cell and self._waiting:
             given = site.cell = self._waiting.popleft()
             self._begin(given)
-        elif search:
-            number, coefficients = search.waiting.popleft()
-            given, site.candidate = Candidate(search.cell, coefficients), (search, number)
         elif at_work:
-            return
+            site.candidate = self._candidate(site, [site] if site.cell else at_work)
+            if site.candidate is None:
+                return
+            search, number = site.candidate
+            given = Candidate(search.cell, search.candidates[number])
         site.asks = False
         self._held.note(*(other.cell.cell for other in self._sites.values() if other.cell))
         site.actor.give.remote(given)
 
+    def _candidate(self, site: _Site, searching: list[_Site]) -> tuple[_Search, int] | None:
+        for other in searching:
+            if other.search and (number := other.search.next(own=other is site)) is not None:
+                return other.search, number
+        return None
+
     def _measured(self, site: _Site, loss: float | None) -> None:
         if site.candidate:
             (search, number), site.candidate = site.candidate, None
-            search.losses[number] = loss
-            search.engines.add(id(site))
-            done, engines = f"{len(search.losses)} of {search.size} candidates", f"engines: {len(search.engines)}"
-            self._terminal.at(search.cell.label, f"{done} measured, {engines}")
+            search.measured(number, loss)
+            engines = 1 + sum(other.candidate is not None for other in self._sites.values())
+            done = f"{len(search.losses)} of {len(search.candidates)} candidates measured"
+            self._terminal.at(search.cell.label, f"{done}, engines: {engines}")
 
     def _begin(self, name: CellName) -> None:
         number = self._numbers.setdefault(name.cell, len(self._numbers) + 1)

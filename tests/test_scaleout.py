@@ -145,11 +145,12 @@ class Actor:
     def __next__(self):
         self.said += 1
         said = self._script.send(self._given.pop() if self._asks else None)
-        self._asks = said == NEXT
+        self._asks = said in (NEXT, HANGS)
         return said
 
 
 NEXT = ("next", "node")
+HANGS = ("at", "node", "something that does not end")
 
 
 def fails(reasons: dict[int, str | None]):
@@ -165,7 +166,7 @@ def no_start():
 
 def searches(measured: list[int], first: str = ""):
     """A site that asks for four losses in a cell, and then fails it with them as its reason; it notes the candidates
-    that it has measured. With its first one its worker "dies", or it is "lost" itself."""
+    that it has measured. With its first one its worker "dies", or it is "lost" itself, or "hangs"."""
     given, cell = (yield NEXT), None
     while given is not None:
         if isinstance(given, Candidate):
@@ -175,6 +176,8 @@ def searches(measured: list[int], first: str = ""):
                 yield ("measured", number / 10)
             elif first == "lost":
                 yield Lost("gone")
+            elif first == "hangs":
+                yield HANGS
         elif isinstance(given, list):
             yield ("failed", cell, str(given), None)
         else:
@@ -192,7 +195,9 @@ def deal(out: Path, *scripts, names: list[CellName] = NAMES, engines: int = 1) -
         return said
 
     def wait(sites, **_):
-        return sorted((site for site in sites if site.ready), key=lambda site: site.said)[:1], []  # each in its turn
+        return sorted((site for site in sites if site is not None and site.ready), key=lambda site: site.said)[
+            :1
+        ], []  # each in its turn
 
     ray = nodes({"CPU": engines * int(os.environ["OMP_NUM_THREADS"])})
     starting = iter(scripts)
@@ -257,6 +262,15 @@ def test_a_candidate_that_is_lost_with_who_helps_is_left_to_the_search(head, tmp
     losses = [None if number == helped[0] else number / 10 for number in range(4)]
     assert list(outcome.failed.values()) == [str(losses)] and helped[0] not in alone
     assert warnings == (["the engine on node was lost (Lost: gone)"] if way == "lost" else [])
+
+
+def test_who_helps_and_hangs_holds_nobody_up(head, tmp_path):
+    helped, alone = [], []
+    scripts = searches(alone), searches(helped, first="hangs")
+    outcome, _ = deal(tmp_path, *scripts, names=NAMES[:1], engines=2)
+    assert (
+        list(outcome.failed.values()) == ["[0.0, 0.1, 0.2, 0.3]"] and sorted(alone) == [0, 1, 2, 3] and len(helped) == 1
+    )
 
 
 def test_a_node_that_is_gone_from_under_the_driver_is_one_sentence(head):
