@@ -1,44 +1,38 @@
 """Spreads the cells of a job over a Ray cluster: one engine a GPU or, where there is none, a group of CPUs.
 
-The driver plans, hands out cells and writes records and failures under OUT. On a node a *site* has the supervisor and
-the worker that a run without Ray has (`bench.supervisor`), in a folder of its own; the worker asks for one cell after
-another and, where none is left, for candidates of searches that go on at other sites (`bench.crew`). A site that is
-lost, with its node or alone, costs time: its cell goes back to the driver, its candidate to the search.
+The driver plans, hands out cells and writes records and failures under OUT. On a node a site (`bench.site`) has the
+supervisor and the worker that a run without Ray has; the worker asks for one cell after another and, where none is
+left, for candidates of searches that go on at other sites (`bench.crew`). A site that is lost, with its node or alone,
+costs time: its cell goes back to the driver, its candidate to the search.
 """
 
 import atexit
 import os
 import re
-import shutil
 import socket
-import tempfile
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from bench.environment import DEFAULTS
 from bench.errors import BenchError
 from bench.failures import CellName, write_failure
 from bench.job import Candidate, Job, Limits, Outcome
-from bench.lock import Held, holder, locked
-from bench.records import read_record, write_atomically
+from bench.lock import Held
+from bench.records import write_atomically
 from bench.runner import Schedule, finish, run
 from bench.shared import Shared
-from bench.supervisor import Turn, Wire, supervise
+from bench.site import Site
 from bench.terminal import Terminal, captured
 
 TICK = 5.0  # seconds between looks at the cluster
 REACH = 10.0  # seconds in which an address answers
 PATIENCE = 20.0  # seconds for which the head node may be silent; Ray's own are 60
 FAREWELL = 10.0  # seconds that a site has to end
-FOLDER = "mergesafe-site-"  # how the names of sites' folders begin
 LATE = 3  # times the longest that a candidate took: then who searches measures it too
 LOSSES = 3  # sites that a cell may cost, or that may be lost in a row before an engine has started
 
@@ -377,77 +371,3 @@ class _Room:
                 if time.monotonic() - since > PATIENCE:
                     raise RayStopped(f"nothing answers at its head node, {self._head}") from error
             time.sleep(1)
-
-
-class Site:
-    """On a node: a supervisor, whose worker has an engine. An actor of Ray's."""
-
-    def __init__(self, job: Job, limits: Limits, environment: dict[str, str]) -> None:
-        os.environ.update(environment)
-        self._job, self._limits = job, limits
-        self._turns: SimpleQueue[Turn | None] = SimpleQueue()
-        self._said: SimpleQueue[tuple | None] = SimpleQueue()
-        self._ended, self._gone = threading.Event(), threading.Event()
-
-    def give(self, turn: Turn | None) -> None:
-        """What there is to do next (see `bench.crew`)."""
-        self._turns.put(turn)
-
-    def end(self) -> None:
-        """Stop, whatever is under way, and return when nothing of it is left."""
-        self._ended.set()
-        self._turns.put(None)
-        self._gone.wait()
-
-    def work(self) -> Iterator[tuple]:
-        """What the supervisor and its worker say, as (word, *what is given), until they have no more to do.
-
-        `done` comes with the record, `failed` with the reason, both with the cell's log where there is one."""
-        with _own_folder() as folder:
-            threading.Thread(target=self._supervise, args=(folder,), daemon=True).start()
-            while (said := self._said.get()) is not None:
-                yield said
-        self._gone.set()
-
-    def _supervise(self, folder: Path) -> None:
-        wire, job = Wire(partial(self._say, folder)), replace(self._job, out=folder)
-        try:
-            supervise(job, self._limits, wire, self._asked(), self._ended)
-        except BenchError as error:
-            told = str(error).replace(str(folder), str(self._job.out))
-            self._said.put(("refused", f"{told} (on {socket.gethostname()})"))
-        finally:
-            self._said.put(None)
-
-    def _asked(self) -> Iterator[Turn]:
-        while True:
-            self._said.put(("next", socket.gethostname()))
-            if (turn := self._turns.get()) is None:
-                return
-            yield turn
-
-    def _say(self, folder: Path, said: tuple) -> None:
-        word, *given = said
-        if word in ("done", "failed"):  # what a cell leaves goes with the word, and nothing stays
-            name = given[0]
-            record, log = folder / "records" / name.file, name.log(folder)
-            outcome = read_record(record) if word == "done" else given[1]
-            given = [name, outcome, log.read_bytes() if log.exists() else None]
-            for path in (record, folder / "failed" / name.file, log):
-                path.unlink(missing_ok=True)
-        self._said.put((word, *given))
-
-
-@contextmanager
-def _own_folder() -> Iterator[Path]:
-    """A temporary folder for a site. It is locked while the site lives: those of sites that were killed are removed."""
-    for path in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
-        if os.access(path, os.W_OK) and holder(path) is None:
-            shutil.rmtree(path, ignore_errors=True)  # another site may be at it too
-    made = Path(tempfile.mkdtemp(prefix=f"new-{FOLDER}"))
-    with locked(made):
-        folder = made.rename(made.with_name(made.name.removeprefix("new-")))
-        try:
-            yield folder / "out"
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)

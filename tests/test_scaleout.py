@@ -436,7 +436,9 @@ def test_a_cluster_that_stops_is_one_sentence(two_nodes, short):
     cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=True, wait=True)
     assert driver.wait() == 2, told(out)[-3000:]
     last = told(out).splitlines()[-1]
-    assert last.startswith("error: Ray has stopped (") and last.endswith("the same command goes on with what is missing")
+    assert last.startswith("error: Ray has stopped (") and last.endswith(
+        "the same command goes on with what is missing"
+    )
 
 
 def _engines() -> list[psutil.Process]:
