@@ -190,6 +190,7 @@ class _Deal:
     def _staff(self) -> None:
         """As many sites as there is room and work for. Those that start too late for any are let go, and so are those
         that measure what nobody waits for any more."""
+        room = self._room.places() - len(self._sites)  # looked at, too, where it is not needed: is the cluster there?
         starting = [generator for generator, site in self._sites.items() if site.host is None]
         work = len(self._waiting) + sum(site.helpers for site in self._sites.values())
         if not work:
@@ -197,7 +198,6 @@ class _Deal:
             late = [generator for generator, site in self._sites.items() if over and site.candidate]
             self._let_go(starting + late)
             return
-        room = self._room.places() - len(self._sites)
         without = sum(site.cell is None for site in self._sites.values())
         for _ in range(min(room, work - without)):
             actor = self._start()

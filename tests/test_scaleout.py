@@ -264,6 +264,24 @@ def test_a_candidate_that_is_lost_with_who_helps_is_left_to_the_search(head, tmp
     assert warnings == (["the engine on node was lost (Lost: gone)"] if way == "lost" else [])
 
 
+def test_a_cluster_that_stops_is_noticed_where_no_cell_waits_either(head, tmp_path, monkeypatch):
+    left = iter([1, 1])
+
+    def places(self):
+        if next(left, None) is None:
+            raise scaleout.RayStopped("on this machine")
+        return 1
+
+    def goes_on():
+        yield NEXT
+        while True:
+            yield ("at", "node", "something")
+
+    monkeypatch.setattr(scaleout._Room, "places", places)
+    with pytest.raises(BenchError, match="Ray has stopped"):
+        deal(tmp_path, goes_on(), names=NAMES[:1])
+
+
 def test_who_helps_and_hangs_holds_nobody_up(head, tmp_path):
     helped, alone = [], []
     scripts = searches(alone), searches(helped, first="hangs")
