@@ -33,10 +33,10 @@ from bench.records import (
 )
 from bench.skill import measure_domain
 from bench.suite import Suite
-from bench.tuning import CalibrationObjective, Measure, Meter
+from bench.tuning import CalibrationObjective, Measure, Meter, Share
 from merges import tuners
 from merges.apply import Context, Plan, differing, merge
-from merges.space import Space, layer_groups, uniform
+from merges.space import Coefficients, Space, layer_groups, uniform
 from safety_data.rows import PromptRow
 
 Report = Callable[[str], None]  # told what is going on, whenever that changes
@@ -60,6 +60,7 @@ class Bench(Setting):
 
     engine: Engine
     judge: Judge
+    share: Share | None = None  # measures candidates of a search on other engines too
 
     @property
     def dtype(self) -> torch.dtype:
@@ -154,14 +155,12 @@ def run_cell(bench: Bench, cell: Cell, report: Report, kept: Kept) -> Record:
 
 def _tuned_merge(bench: Bench, cell: Cell, kept: Kept, report: Report, live: bool) -> Tuned:
     """Choose a merge's coefficients, unless that is kept; where it is needed, load the merge into the engine."""
-    merger, suite = cell.merger, bench.suite
-    models, base, apart = models_of(suite, bench.parents, merger)
-    groups = layer_groups(base, 1 if cell.arm == "none" else suite.search.groups)
-    plan = Plan(merger, models, base, groups, cell.seed, bench.dtype, apart)
+    plan = _plan(bench, cell)
     if cell.arm == "none":
-        coefficients = uniform(merger, groups.values(), list(models), cell.options)
+        models, experts = list(plan.models), bench.suite.of_role("expert")
+        coefficients = uniform(plan.merger, plan.groups.values(), models, cell.options)
         for values in coefficients.values() if cell.ratio is not None else []:
-            values["weight"] = [cell.ratio if name in suite.of_role("expert") else 1 - cell.ratio for name in models]
+            values["weight"] = [cell.ratio if name in experts else 1 - cell.ratio for name in models]
         tuned = Tuned.of("defaults", None, models, coefficients, Meter())
     else:
         tuned = kept.stage("tuning", Tuned, "tune", lambda: _searched(bench, cell, plan, report))
@@ -173,12 +172,27 @@ def _tuned_merge(bench: Bench, cell: Cell, kept: Kept, report: Report, live: boo
     return tuned
 
 
+def _plan(bench: Bench, cell: Cell) -> Plan:
+    models, base, apart = models_of(bench.suite, bench.parents, cell.merger)
+    groups = layer_groups(base, 1 if cell.arm == "none" else bench.suite.search.groups)
+    return Plan(cell.merger, models, base, groups, cell.seed, bench.dtype, apart)
+
+
+def candidate_loss(bench: Bench, cell: Cell, coefficients: Coefficients) -> float:
+    """The loss, in nats, of one candidate of a cell's search that goes on elsewhere: the same that is measured there.
+
+    Raises MergeError, BenchError or DataError where it cannot be measured."""
+    measure = Measure(bench.engine, calibration(bench.suite, cell.arm, bench.engine), Meter())
+    return measure.loss(merge(_plan(bench, cell), coefficients))
+
+
 def _searched(bench: Bench, cell: Cell, plan: Plan, report: Report) -> Tuned:
     """Coefficients that the suite's tuner finds on the arm's calibration rows."""
     search, seen, meter = bench.suite.search, calibration(bench.suite, cell.arm, bench.engine), Meter()
     learner = _learner(bench, seen)
+    measure = Measure(bench.engine, seen, meter)
     objective = CalibrationObjective(
-        plan, Measure(bench.engine, seen, meter), learner, lambda doing: report(f"{search.tuner}: {doing}")
+        plan, measure, learner, lambda doing: report(f"{search.tuner}: {doing}"), bench.share
     )
     # A base that is also merged, or an adapter that leaves layers alone, would give genes that change nothing.
     space = Space.of(plan.merger, plan.groups, list(plan.models), cell.options, differing(plan))

@@ -2,8 +2,13 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
+from bench.failures import CellName
 from bench.suite import Arm, Suite
+
+if TYPE_CHECKING:  # it brings torch, which a supervisor has no use for
+    from merges.space import Coefficients
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,13 @@ class Outcome:
     fingerprint: str
     done: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+
+
+class Candidate(NamedTuple):
+    """Coefficients that the search of a cell wants to know the loss of."""
+
+    cell: CellName
+    coefficients: "Coefficients"
 
 
 @dataclass(frozen=True)

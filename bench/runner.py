@@ -6,7 +6,7 @@ This is the work of one process. `bench.supervisor` runs it in a process that it
 import importlib.metadata
 import os
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from bench.cell import Bench, Setting, run_cell
 from bench.checkpoints import (
     AnyCheckpoint,
 )
+from bench.crew import Crew
 from bench.engines import check_engine, open_engine
 from bench.engines.base import Engine
 from bench.errors import BenchError, RunStopped
@@ -121,15 +122,16 @@ def _planned(job: Job, suite: Suite, terminal: Terminal) -> Schedule:
     return Schedule(out, setting, {cell.fingerprint: cell for cell in cells}, names, todo, outcome)
 
 
-def compute(plan: Schedule, terminal: Terminal, held: Held, turns: Iterable[Cell] | None = None) -> None:
-    """Compute what is to be done, or the cells that come by `turns`, in this process, with one engine."""
+def compute(plan: Schedule, terminal: Terminal, held: Held, crew: Crew | None = None) -> None:
+    """Compute what is to be done, or what is dealt to this one of a crew, in this process, with one engine."""
     suite, parents = plan.setting.suite, plan.setting.parents
     terminal.at("engine", f"starting {suite.engine.name}")
     engine = start_engine(suite, parents)
     terminal.at("judge", "starting it")
-    bench = Bench(**vars(plan.setting), engine=engine, judge=get_judge(suite.safety.judge))
+    judge = get_judge(suite.safety.judge)
+    bench = Bench(**vars(plan.setting), engine=engine, judge=judge, share=crew.share if crew else None)
     shared = Shared(plan.out, plan.setting)
-    for number, cell in enumerate(plan.todo if turns is None else turns, 1):
+    for number, cell in enumerate(crew.cells(bench) if crew else plan.todo, 1):
         name = plan.names[cell.fingerprint]
         held.note(cell.fingerprint)
         terminal.begin(name, number, len(plan.todo))

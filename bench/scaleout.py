@@ -1,38 +1,39 @@
 """Spreads the cells of a job over a Ray cluster: one engine a GPU or, where there is none, a group of CPUs.
 
-The driver plans, hands out cells and writes records and failures under OUT. On a node a *site* has the supervisor and
-the worker that a run without Ray has (`bench.supervisor`), in a folder of its own; the worker asks for one cell after
-another. A site that is lost, with its node or alone, costs time: its cell goes back to the driver.
+The driver plans, hands out cells and writes records and failures under OUT. On a node a site (`bench.site`) has the
+supervisor and the worker that a run without Ray has; the worker asks for one cell after another and, where none is
+left, for candidates of searches that go on at other sites (`bench.crew`). A site that is lost, with its node or alone,
+costs time: its cell goes back to the driver, its candidate to the search.
 """
 
+import atexit
 import os
 import re
 import socket
-import tempfile
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from bench.environment import DEFAULTS
 from bench.errors import BenchError
 from bench.failures import CellName, write_failure
-from bench.job import Job, Limits, Outcome
+from bench.job import Candidate, Job, Limits, Outcome
 from bench.lock import Held
-from bench.records import read_record, write_atomically
+from bench.records import write_atomically
 from bench.runner import Schedule, finish, run
 from bench.shared import Shared
-from bench.supervisor import Wire, supervise
+from bench.site import Site
 from bench.terminal import Terminal, captured
 
 TICK = 5.0  # seconds between looks at the cluster
 REACH = 10.0  # seconds in which an address answers
+PATIENCE = 20.0  # seconds for which the head node may be silent; Ray's own are 60
+FAREWELL = 10.0  # seconds that a site has to end
+LATE = 3  # times the longest that a candidate took: then who searches measures it too
 LOSSES = 3  # sites that a cell may cost, or that may be lost in a row before an engine has started
 
 
@@ -44,6 +45,15 @@ def spread(job: Job, limits: Limits, address: str, terminal: Terminal) -> list[O
     """
     with captured(job.out / "logs" / "run.log"), _cluster(address) as ray:
         return run(job, terminal, lambda plan, told, held: _Deal(ray, job, limits, plan, told, held).deal())
+
+
+class RayStopped(BenchError):
+    """There is no more cluster. Ray itself would wait a minute and then end the process, without a word."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"Ray has stopped ({what}); once it is up again, the same command goes on with what is missing"
+        )
 
 
 @contextmanager
@@ -66,8 +76,13 @@ def _cluster(address: str) -> Iterator[Any]:
         raise BenchError(f"cannot use the Ray cluster {address} ({reason}); {remedy}") from error
     try:
         yield ray
-    finally:
+    except RayStopped:
+        atexit.register(os._exit, 2)  # to take leave of what is gone, as Ray does at exit, ends in a crash
+        raise
+    except BaseException:
         ray.shutdown()
+        raise
+    ray.shutdown()
 
 
 def _reach(address: str) -> None:
@@ -84,13 +99,49 @@ def _reach(address: str) -> None:
         ) from error
 
 
+class _Search:
+    """Candidates that a site wants to know the losses of, before its search goes on."""
+
+    def __init__(self, cell: CellName, candidates: list[Any]) -> None:
+        self.cell, self.candidates = cell, candidates
+        self.losses: dict[int, float | None] = {}  # None: lost with the engine that measured it
+        self._begun: dict[int, float] = {}
+        self._longest = 0.0  # seconds that one took
+
+    def next(self, own: bool) -> int | None:
+        """The number of a candidate to measure. For the site that searches (`own`) it may be one that another should
+        have measured long ago: who hangs holds nobody up."""
+        now = time.monotonic()
+        overdue = [n for n, since in self._begun.items() if now - since > LATE * self._longest and n not in self.losses]
+        fresh = range(len(self._begun), len(self.candidates))
+        number = next(iter([*fresh, *(overdue if own else [])]), None)
+        if number is not None:
+            self._begun[number] = now
+        return number
+
+    def measured(self, number: int, loss: float | None) -> None:
+        if self.losses.get(number) is None:
+            self.losses[number] = loss
+            self._longest = max(self._longest, time.monotonic() - self._begun[number])
+
+    @property
+    def over(self) -> bool:
+        return len(self.losses) == len(self.candidates)
+
+
 @dataclass
 class _Site:
-    """What the driver knows of one: the actor, its machine once the engine has started, the cell it is at."""
+    """What the driver knows of one: the actor, its machine once the engine has started, the cell it is at, whether it
+    waits for something to do; of its cell's search what goes on, and how many others could help; and the candidate,
+    of any site's search, that it is measuring."""
 
     actor: Any
     host: str | None = None
     cell: CellName | None = None
+    asks: bool = False
+    search: _Search | None = None
+    helpers: int = 0
+    candidate: tuple[_Search, int] | None = None
 
 
 class _Deal:
@@ -125,27 +176,44 @@ class _Deal:
                 ready, _ = self._ray.wait(list(self._sites), num_returns=1, timeout=TICK)
                 for generator in ready:
                     self._listen(generator)
+                for site in self._sites.values():
+                    if site.asks:
+                        self._answer(site)
                 self._staff()
+        except RayStopped:
+            self._sites.clear()
+            raise
         finally:
-            for site in self._sites.values():
-                self._ray.kill(site.actor)
-        self._terminal.rest()
+            self._let_go(list(self._sites))
+            self._terminal.rest()
 
     def _staff(self) -> None:
-        """As many sites as there is room and work for; those that start too late for any are let go."""
+        """As many sites as there is room and work for. Those that start too late for any are let go, and so are those
+        that measure what nobody waits for any more."""
+        room = self._room.places() - len(self._sites)  # looked at, too, where it is not needed: is the cluster there?
         starting = [generator for generator, site in self._sites.items() if site.host is None]
-        if not self._waiting:
-            for generator in starting:
-                self._ray.kill(self._sites.pop(generator).actor)
+        work = len(self._waiting) + sum(site.helpers for site in self._sites.values())
+        if not work:
+            over = not any(site.cell for site in self._sites.values())
+            late = [generator for generator, site in self._sites.items() if over and site.candidate]
+            self._let_go(starting + late)
             return
-        room = self._room.places() - len(self._sites)
-        for _ in range(min(room, len(self._waiting) - len(starting))):
+        without = sum(site.cell is None for site in self._sites.values())
+        for _ in range(min(room, work - without)):
             actor = self._start()
             self._sites[actor.work.options(num_returns="streaming").remote()] = _Site(actor)
         if not self._sites:
             raise BenchError(f"the Ray cluster has {self._room.lack}; {len(self._waiting)} cells are left")
         if len(starting) == len(self._sites):
             self._terminal.at("ray", f"waiting for {len(self._sites)} engines to start")
+
+    def _let_go(self, generators: list[Any]) -> None:
+        """Ask sites to end, so that nothing of theirs stays, and kill what does not."""
+        actors = [self._sites.pop(generator).actor for generator in generators]
+        if actors:
+            self._ray.wait([actor.end.remote() for actor in actors], num_returns=len(actors), timeout=FAREWELL)
+        for actor in actors:
+            self._ray.kill(actor)
 
     def _listen(self, generator: Any) -> None:
         site = self._sites[generator]
@@ -164,18 +232,18 @@ class _Deal:
 
     def _hear(self, site: _Site, word: str, given: list[Any]) -> None:
         if word == "next":
-            (site.host,), self._unstarted = given, 0
-            self._hand(site)
-        elif word == "done":
-            name, record, log = given
-            site.cell = None
+            (site.host,), self._unstarted, site.asks = given, 0, True
+            self._measured(site, None)  # where its worker died of a candidate and another asks
+        elif word == "search":
+            site.search = _Search(site.cell, *given)
+            site.helpers, site.candidate = len(site.search.candidates) - 1, None
+        elif word == "measured":
+            self._measured(site, *given)
+        elif word in ("done", "failed"):
+            name, came_to, log = given
+            site.cell, site.search, site.helpers = None, None, 0
             self._log(name, log)
-            self._done(name, record)
-        elif word == "failed":
-            name, reason, log = given
-            site.cell = None
-            self._log(name, log)
-            self._failed(name, reason)
+            (self._done if word == "done" else self._failed)(name, came_to)
         elif word == "refused":
             raise BenchError(given[0])
         elif word == "at":
@@ -184,13 +252,38 @@ class _Deal:
             self._warned.add(given[0])
             self._terminal.warn(given[0])
 
-    def _hand(self, site: _Site) -> None:
-        """The next cell, or word that there is none."""
-        site.cell = self._waiting.popleft() if self._waiting else None
-        if site.cell is not None:
-            self._begin(site.cell)
+    def _answer(self, site: _Site) -> None:
+        """Give a site that asks what there is for it, in its own search, among the cells or in the searches of others,
+        or word that there will be nothing. Until one of them is so, it waits."""
+        given, at_work = None, [other for other in self._sites.values() if other.cell]
+        if site.search and site.search.over:
+            given, site.search = [loss for _, loss in sorted(site.search.losses.items())], None
+        elif not site.cell and self._waiting:
+            given = site.cell = self._waiting.popleft()
+            self._begin(given)
+        elif at_work:
+            site.candidate = self._candidate(site, [site] if site.cell else at_work)
+            if site.candidate is None:
+                return
+            search, number = site.candidate
+            given = Candidate(search.cell, search.candidates[number])
+        site.asks = False
         self._held.note(*(other.cell.cell for other in self._sites.values() if other.cell))
-        site.actor.give.remote(site.cell)
+        site.actor.give.remote(given)
+
+    def _candidate(self, site: _Site, searching: list[_Site]) -> tuple[_Search, int] | None:
+        for other in searching:
+            if other.search and (number := other.search.next(own=other is site)) is not None:
+                return other.search, number
+        return None
+
+    def _measured(self, site: _Site, loss: float | None) -> None:
+        if site.candidate:
+            (search, number), site.candidate = site.candidate, None
+            search.measured(number, loss)
+            engines = 1 + sum(other.candidate is not None for other in self._sites.values())
+            done = f"{len(search.losses)} of {len(search.candidates)} candidates measured"
+            self._terminal.at(search.cell.label, f"{done}, engines: {engines}")
 
     def _begin(self, name: CellName) -> None:
         number = self._numbers.setdefault(name.cell, len(self._numbers) + 1)
@@ -210,7 +303,8 @@ class _Deal:
             write_atomically(name.log(self._plan.out), log, durable=False)
 
     def _lose(self, site: _Site, reason: str) -> None:
-        """A site is gone. Its cell goes to another, unless it went with several."""
+        """A site is gone. Its cell goes to another, unless it went with several; its candidate to who searches."""
+        self._measured(site, None)
         before = f", as were {LOSSES - 1} before it"
         if site.host is None:
             self._unstarted += 1
@@ -236,6 +330,8 @@ class _Room:
 
     def __init__(self, ray: Any, asks_for_gpu: bool) -> None:
         self._ray, self._looked = ray, float("-inf")
+        context = ray.get_runtime_context()
+        self._head, self._here = context.gcs_address, context.get_node_id()
         threads, gpu = int(os.environ["OMP_NUM_THREADS"]), ray.cluster_resources().get("GPU", 0) > 0
         if asks_for_gpu and not gpu:
             raise BenchError(
@@ -246,66 +342,32 @@ class _Room:
         self.options = {
             "num_gpus": self._need.get("GPU", 0),
             "num_cpus": self._need["CPU"],
-            "max_concurrency": 2,  # it speaks, and is given cells meanwhile
+            "max_concurrency": 2,  # it speaks, and is spoken to meanwhile
             "scheduling_strategy": "SPREAD",
         }
         self.lack = "no GPU that is alive" if gpu else f"no node with the {threads} CPUs of an engine (OMP_NUM_THREADS)"
 
     def places(self) -> int:
-        """On the nodes that are alive now."""
+        """On the nodes that are alive now. Raises RayStopped where this machine is not among them, or nothing answers
+        any more."""
         if time.monotonic() - self._looked > TICK:
+            self._await_head()
             self._looked = time.monotonic()
-            nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-            held = [min(int(node.get(kind, 0) // amount) for kind, amount in self._need.items()) for node in nodes]
-            self._places = sum(held)
+            nodes = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
+            if self._here not in nodes:
+                raise RayStopped("on this machine")
+            self._places = sum(
+                min(int(node.get(kind, 0) // amount) for kind, amount in self._need.items()) for node in nodes.values()
+            )
         return self._places
 
-
-class Site:
-    """On a node: a supervisor, whose worker has an engine. An actor of Ray's."""
-
-    def __init__(self, job: Job, limits: Limits, environment: dict[str, str]) -> None:
-        os.environ.update(environment)
-        self._job, self._limits = job, limits
-        self._cells: SimpleQueue[CellName | None] = SimpleQueue()
-        self._said: SimpleQueue[tuple | None] = SimpleQueue()
-
-    def give(self, cell: CellName | None) -> None:
-        """The next cell to compute; None: there is no more."""
-        self._cells.put(cell)
-
-    def work(self) -> Iterator[tuple]:
-        """What the supervisor and its worker say, as (word, *what is given), until they have no more to do.
-
-        `done` comes with the record, `failed` with the reason, both with the cell's log where there is one."""
-        with tempfile.TemporaryDirectory(prefix="mergesafe-") as folder:
-            threading.Thread(target=self._supervise, args=(Path(folder),), daemon=True).start()
-            while (said := self._said.get()) is not None:
-                yield said
-
-    def _supervise(self, folder: Path) -> None:
-        try:
-            supervise(replace(self._job, out=folder), self._limits, Wire(partial(self._say, folder)), self._turns())
-        except BenchError as error:
-            told = str(error).replace(str(folder), str(self._job.out))
-            self._said.put(("refused", f"{told} (on {socket.gethostname()})"))
-        finally:
-            self._said.put(None)
-
-    def _turns(self) -> Iterator[CellName]:
+    def _await_head(self) -> None:
+        """Return once the head node answers, as it does at once where it is well."""
+        since = time.monotonic()
         while True:
-            self._said.put(("next", socket.gethostname()))
-            if (cell := self._cells.get()) is None:
-                return
-            yield cell
-
-    def _say(self, folder: Path, said: tuple) -> None:
-        word, *given = said
-        if word in ("done", "failed"):  # what a cell leaves goes with the word, and nothing stays
-            name = given[0]
-            record, log = folder / "records" / name.file, name.log(folder)
-            outcome = read_record(record) if word == "done" else given[1]
-            given = [name, outcome, log.read_bytes() if log.exists() else None]
-            for path in (record, folder / "failed" / name.file, log):
-                path.unlink(missing_ok=True)
-        self._said.put((word, *given))
+            try:
+                return _reach(self._head)
+            except BenchError as error:
+                if time.monotonic() - since > PATIENCE:
+                    raise RayStopped(f"nothing answers at its head node, {self._head}") from error
+            time.sleep(1)

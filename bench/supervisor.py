@@ -3,7 +3,7 @@
 The worker is a whole run (`bench.runner.run`), engine included. When it dies, or is stopped at a limit, a new one takes
 up what is on disk, as the same command would; the cell it died of is tried once more, or marked as failed. What it says
 is calls of `bench.terminal.Terminal`, and one word at the end. Where others work on the same job (`bench.scaleout`) it
-asks for each cell, and says `next`.
+asks for what to do, and more is said (`bench.crew`).
 """
 
 import multiprocessing
@@ -18,47 +18,59 @@ from itertools import chain
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 
-from bench.errors import BenchError
+from bench.errors import BenchError, RunStopped
 from bench.failures import CellName, write_failure
-from bench.job import Job, Limits, Outcome
+from bench.job import Candidate, Job, Limits, Outcome
 from bench.lock import Held
 from bench.terminal import Terminal, captured
-
-if TYPE_CHECKING:  # a supervisor has no model: what computes is imported by the worker alone
-    from bench.grid import Cell
-    from bench.runner import Schedule
 
 TICK = 0.5  # seconds between looks at a silent worker
 FAREWELL = 30.0  # seconds that a worker has to end when its work is done
 CALLS = ("say", "warn", "expect", "begin", "at", "done", "failed", "rest")
+SEARCH = ("search", "measured")  # what is said beside them where engines share a search
 GIVEN = 0.9  # share of the machine's memory that a cell may take where nothing is said
 
 
+Turn = CellName | Candidate | list[float | None]
+
+
 class Loss(NamedTuple):
-    """A worker that ended before its work: where it was, why, and whether another may do better."""
+    """A worker that ended before its work: where it was, why, whether another may do better, and whether it only
+    measured a candidate of the cell, which another engine computes."""
 
     cell: CellName | None
     reason: str
     again: bool
+    lent: bool
 
 
-def supervise(job: Job, limits: Limits, terminal: Terminal, turns: Iterator[CellName] | None = None) -> list[Outcome]:
-    """Do a job, or the cells of its one suite that come by `turns`; one outcome a suite.
+def supervise(
+    job: Job,
+    limits: Limits,
+    terminal: Terminal,
+    turns: Iterator[Turn] | None = None,
+    ended: threading.Event | None = None,
+) -> list[Outcome]:
+    """Do a job, or of its one suite what comes by `turns` (see `bench.crew`); one outcome a suite. It can be `ended`
+    early.
 
-    Raises BenchError for bad input, and where a worker is lost outside of a cell."""
+    Raises BenchError for bad input, and where a worker is lost outside of a cell, and RunStopped when it was ended."""
     lost: Counter[str] = Counter()
     with captured(job.out / "logs" / "run.log"):  # Python's tracker of semaphores tells what a killed worker left
         resource_tracker.ensure_running()
     while True:
         with _Worker(job, limits, terminal, turns) as worker:
-            ending = worker.watch()
+            ending = worker.watch(ended or threading.Event())
         if not isinstance(ending, Loss):
             return ending
-        cell, reason, again = ending
+        cell, reason, again, lent = ending
+        if lent:
+            terminal.warn(f"{cell.label}: {reason}, at a candidate of another engine's search, which goes on")
+            continue
         key, where = (cell.cell, cell.label) if cell else ("", "before it came to a cell")
         lost[key] += 1
         if again and lost[key] == 1:
@@ -75,10 +87,11 @@ def supervise(job: Job, limits: Limits, terminal: Terminal, turns: Iterator[Cell
 class _Worker:
     """The process, and what it is at."""
 
-    def __init__(self, job: Job, limits: Limits, terminal: Terminal, turns: Iterator[CellName] | None) -> None:
+    def __init__(self, job: Job, limits: Limits, terminal: Terminal, turns: Iterator[Turn] | None) -> None:
         self._terminal, self._limits, self._turns = terminal, limits, turns
         self._memory = limits.memory * 1e9 if limits.memory else GIVEN * psutil.virtual_memory().total
         self._cell: CellName | None = None
+        self._lent = False  # whether it is only at a candidate of that cell's search
         self._began = time.monotonic()
         # A new interpreter and no fork: threads and CUDA do not survive one.
         spawn = multiprocessing.get_context("spawn")
@@ -100,13 +113,13 @@ class _Worker:
         self._process.close()
         self._pipe.close()
 
-    def watch(self) -> list[Outcome] | Loss:
+    def watch(self, ended: threading.Event) -> list[Outcome] | Loss:
         """Pass on what the worker says until it is done, dies or is over a limit."""
         looked = time.monotonic()
-        while True:
+        while not ended.is_set():
             said = self._next()
             if said is None and not self._process.is_alive():
-                return Loss(self._cell, _how(self._process.exitcode), again=True)
+                return self._loss(_how(self._process.exitcode))
             if said is not None:
                 word, *given = said
                 if word == "outcomes":
@@ -115,7 +128,7 @@ class _Worker:
                 if word == "refused":
                     raise BenchError(given[0])
                 if word == "lost":
-                    return Loss(self._cell, given[0], again=True)
+                    return self._loss(given[0])
                 if word == "next":
                     self._hand()
                 else:
@@ -123,7 +136,11 @@ class _Worker:
             if time.monotonic() - looked >= TICK:
                 looked = time.monotonic()
                 if reason := self._over():
-                    return Loss(self._cell, reason, again=False)
+                    return self._loss(reason, again=False)
+        raise RunStopped("it was ended")
+
+    def _loss(self, reason: str, again: bool = True) -> Loss:
+        return Loss(self._cell, reason, again, self._lent)
 
     def _next(self) -> tuple | None:
         """What the worker says next; None where it says nothing for a while, or will say nothing more."""
@@ -134,11 +151,17 @@ class _Worker:
         return None
 
     def _hand(self) -> None:
-        """Give the worker a cell, or nothing where there is no more. From then on it is the one it may die of."""
-        self._cell = next(self._turns, None)
-        self._began = time.monotonic()
+        """Give the worker what is next, or nothing where there is no more. A cell is from then on the one it may die
+        of, and so is that of another engine's candidate; what belongs to its own search changes nothing."""
+        if self._lent:
+            self._cell, self._lent = None, False
+        given = next(self._turns, None)
+        if self._cell is None:
+            self._lent = isinstance(given, Candidate)
+            self._cell = given.cell if self._lent else given
+            self._began = time.monotonic()
         with suppress(OSError):  # it has died meanwhile, which will be seen
-            self._pipe.send(self._cell)
+            self._pipe.send(given)
 
     def _heard(self, word: str, given: list[Any]) -> None:
         if word == "begin":
@@ -184,7 +207,7 @@ class Wire(Terminal):
     """The terminal of who is not with the user: what is said there is sent as (word, *what is given)."""
 
     def __init__(self, send: Callable[[tuple], object]) -> None:
-        for word in CALLS:
+        for word in CALLS + SEARCH:
             setattr(self, word, lambda *given, word=word: send((word, *given)))
 
 
@@ -196,12 +219,13 @@ def _work(job: Job, pipe: Connection, handed: bool) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
     try:
         with captured(job.out / "logs" / "run.log"):
+            from bench.crew import Crew  # here: a supervisor has no model
             from bench.runner import Schedule, compute, run
             from merges.errors import MergeError
             from safety_data.rows import DataError
 
             def hand_to_hand(plan: Schedule, terminal: Terminal, held: Held) -> None:
-                compute(plan, terminal, held, _handed(plan, pipe))
+                compute(plan, terminal, held, Crew(plan.cells, pipe))
 
             try:
                 outcomes = run(job, Wire(pipe.send), hand_to_hand if handed else None)
@@ -217,20 +241,6 @@ def _work(job: Job, pipe: Connection, handed: bool) -> None:
                 pipe.send(("outcomes", outcomes))
     except BenchError as error:
         pipe.send(("refused", str(error)))
-
-
-def _handed(plan: "Schedule", pipe: Connection) -> "Iterator[Cell]":
-    """The cells that the supervisor gives, one at a time. Raises BenchError for one that is not among ours."""
-    pipe.send(("next",))
-    while (name := pipe.recv()) is not None:
-        if name.cell not in plan.cells:
-            raise BenchError(
-                f"{name.label} is another cell on this node than on the driver's (conditions "
-                f"{plan.setting.fingerprint[:8]} and {name.fingerprint[:8]}); bring parents, data, techniques and "
-                "mergesafe to one state on both"
-            )
-        yield plan.cells[name.cell]
-        pipe.send(("next",))
 
 
 def _end_with_parent() -> None:

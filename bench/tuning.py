@@ -16,6 +16,9 @@ from bench.records import TracePoint
 from merges.apply import Plan, Weights, merge
 from merges.space import Coefficients
 
+# Measures candidates of one search on several engines, the one at hand among them, on which it is done by the function
+# given. Returns the losses in order, None for what could not be measured.
+Share = Callable[[Sequence[Coefficients], Callable[[Coefficients], float]], list[float | None]]
 BACKWARD = 2  # a backward pass costs about two forward passes over the same tokens (Kaplan et al., arXiv:2001.08361)
 
 
@@ -44,10 +47,14 @@ class Measure:
     meter: Meter
 
     def __call__(self, weights: Weights) -> float:
-        self.engine.load_weights(weights)
-        loss = self.rows.loss(self.engine)
+        loss = self.loss(weights)
         self.meter.measured(loss, self.rows.tokens)
         return loss
+
+    def loss(self, weights: Weights) -> float:
+        """The same, not counted."""
+        self.engine.load_weights(weights)
+        return self.rows.loss(self.engine)
 
 
 @dataclass
@@ -59,6 +66,8 @@ class CalibrationObjective:
     measure: Measure
     learner: Backprop
     report: Callable[[str], None]
+    share: Share | None = None  # where other engines may help
+    _shared: list[tuple[Coefficients, float | None]] = field(default_factory=list)  # what they came to
     _keeps: bool | None = None  # whether a merge keeps intermediate results; None before one was looked at
 
     @property
@@ -66,10 +75,20 @@ class CalibrationObjective:
         return self.measure.rows.strata
 
     def __call__(self, coefficients: Coefficients) -> float:
-        loss = self.measure(merge(self.plan, coefficients))
+        loss = next((loss for candidate, loss in self._shared if candidate is coefficients), None)
+        if loss is None:
+            loss = self._loss(coefficients)
         meter = self.measure.meter
+        meter.measured(loss, self.measure.rows.tokens)  # in the order of the search, whichever engine was first
         self.report(f"{meter.evaluations} measured, {meter.tokens} tokens, best loss {meter.trace[-1].best:.3f}")
         return loss
+
+    def expect(self, candidates: Sequence[Coefficients]) -> None:
+        if self.share is not None and len(candidates) > 1:
+            self._shared = list(zip(candidates, self.share(candidates, self._loss), strict=True))
+
+    def _loss(self, coefficients: Coefficients) -> float:
+        return self.measure.loss(merge(self.plan, coefficients))
 
     def differentiable(self, coefficients: Coefficients, rows: Sequence[int]) -> Tensor:
         weights = {name: self._merged(name, coefficients) for name in self._moving}

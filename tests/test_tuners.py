@@ -24,6 +24,22 @@ def distance(target):
     return lambda coefficients: (coefficients["layers 2-3"]["weight"][1] - target) ** 2
 
 
+class Objective:
+    """A loss as the objective of one engine, which measures what it is asked and nothing before; notes what is said."""
+
+    def __init__(self, loss):
+        self._loss = loss
+        self.asked, self.losses, self.expected = [], [], []
+
+    def __call__(self, coefficients):
+        self.asked.append(coefficients)
+        self.losses.append(self._loss(coefficients))
+        return self.losses[-1]
+
+    def expect(self, candidates):
+        self.expected.append((len(self.asked), list(candidates)))
+
+
 def test_layer_groups_are_runs_of_layers_with_the_ends_attached():
     assert layer_groups(NAMES, 2) == {
         "model.embed_tokens.weight": "layers 0-1",
@@ -78,31 +94,41 @@ def test_a_coefficient_of_directions_has_its_values_for_each_model_one_after_the
 
 
 def test_evomm_finds_a_known_minimum_within_its_budget():
-    seen = []
-    target = distance(0.25)
-    chosen = find_tuner("evomm")(space(), lambda c: seen.append(target(c)) or seen[-1], 0, evaluations=120)
-    assert len(seen) == 120
-    assert target(chosen) == min(seen) < 1e-3
+    objective = Objective(distance(0.25))
+    chosen = find_tuner("evomm")(space(), objective, 0, evaluations=120)
+    assert len(objective.losses) == 120
+    assert distance(0.25)(chosen) == min(objective.losses) < 1e-3
+
+
+@pytest.mark.parametrize("tuner", ["evomm", "random"])
+def test_what_can_be_measured_at_once_is_said_before_and_asked_for_in_that_order(tuner):
+    objective = Objective(distance(0.25))
+    find_tuner(tuner)(space(), objective, 0, evaluations=25)
+    assert [len(candidates) for _, candidates in objective.expected] == {"evomm": [10, 10, 4], "random": [24]}[tuner]
+    for before, candidates in objective.expected:
+        asked = objective.asked[before : before + len(candidates)]
+        assert all(one is other for one, other in zip(asked, candidates, strict=True))
+    assert len(objective.asked) == 1 + sum(len(candidates) for _, candidates in objective.expected)
 
 
 def test_evomm_measures_the_defaults_first_and_is_never_worse():
-    seen = []
-    chosen = find_tuner("evomm")(space(), lambda c: seen.append(c) or 1.0, 0, evaluations=9)
-    assert seen[0] == chosen == space().start and len(seen) == 9
+    objective = Objective(lambda _: 1.0)
+    chosen = find_tuner("evomm")(space(), objective, 0, evaluations=9)
+    assert objective.asked[0] == chosen == space().start and len(objective.asked) == 9
 
 
 def test_evomm_repeats_with_its_seed_and_only_with_it():
     def trace(seed):
-        seen = []
-        find_tuner("evomm")(space(), lambda c: seen.append(distance(0.3)(c)) or seen[-1], seed, evaluations=20)
-        return seen
+        objective = Objective(distance(0.3))
+        find_tuner("evomm")(space(), objective, seed, evaluations=20)
+        return objective.losses
 
     assert trace(0) == trace(0) != trace(1)
 
 
 def test_evomm_searches_a_space_of_one_gene():
     one = Space(space().start, tuple(g for g in space().genes if (g.group, g.place) == ("layers 2-3", 1)))
-    chosen = find_tuner("evomm")(one, distance(0.25), 0, evaluations=40)
+    chosen = find_tuner("evomm")(one, Objective(distance(0.25)), 0, evaluations=40)
     assert distance(0.25)(chosen) < 1e-3
 
 
@@ -111,9 +137,9 @@ def test_evomm_lets_errors_of_the_objective_surface_and_refuses_nan():
         raise RuntimeError("engine died")
 
     with pytest.raises(RuntimeError, match="engine died"):
-        find_tuner("evomm")(space(), fail, 0)
+        find_tuner("evomm")(space(), Objective(fail), 0)
     with pytest.raises(MergeError, match="loss is nan"):
-        find_tuner("evomm")(space(), lambda _: float("nan"), 0)
+        find_tuner("evomm")(space(), Objective(lambda _: float("nan")), 0)
 
 
 def test_tuner_options_are_checked():
@@ -188,11 +214,10 @@ def test_gradient_repeats_with_its_seed_and_only_with_it():
 
 
 def test_random_measures_the_defaults_first_and_stays_in_its_budget():
-    seen = []
-    target = distance(0.25)
-    chosen = find_tuner("random")(space(), lambda c: seen.append(c) or target(c), 0, evaluations=30)
-    assert seen[0] == space().start and len(seen) == 30
-    assert target(chosen) == min(map(target, seen))
+    objective = Objective(distance(0.25))
+    chosen = find_tuner("random")(space(), objective, 0, evaluations=30)
+    assert objective.asked[0] == space().start and len(objective.asked) == 30
+    assert distance(0.25)(chosen) == min(objective.losses)
 
 
 def test_a_bound_point_is_the_decoded_one_and_carries_its_gradient():

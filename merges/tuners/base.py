@@ -15,6 +15,11 @@ class Objective(Protocol):
         """The loss of a candidate in nats: one merge, and one pass of the engine over all rows."""
         ...
 
+    def expect(self, candidates: Sequence[Coefficients]) -> None:
+        """Hear which candidates come next, to measure them at once where there are several engines. It changes no loss;
+        each candidate is still asked for."""
+        ...
+
 
 class SmoothObjective(Objective, Protocol):
     """An objective that can also be differentiated through the merge."""

@@ -39,7 +39,9 @@ def evomm(
     search = cma.CMAEvolutionStrategy(np.resize(space.encode(), dimensions), sigma0, options)
     while measured < evaluations and not search.stop():
         points = search.ask()[: evaluations - measured]
-        losses = [best.measure(space.decode(point[: len(space.genes)])) for point in points]
+        candidates = [space.decode(point[: len(space.genes)]) for point in points]
+        objective.expect(candidates)
+        losses = [best.measure(candidate) for candidate in candidates]
         measured += len(points)
         if len(points) == options["popsize"]:
             search.tell(points, losses)

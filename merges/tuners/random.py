@@ -16,6 +16,9 @@ def random(space: Space, objective: Objective, seed: int, *, evaluations: int = 
     that is not finite."""
     best, rng = Best(objective), np.random.default_rng(seed)
     best.measure(space.start)
-    for _ in range(evaluations - 1 if space.genes else 0):
-        best.measure(space.decode(rng.random(len(space.genes)).tolist()))
+    drawn = range(evaluations - 1 if space.genes else 0)
+    candidates = [space.decode(rng.random(len(space.genes)).tolist()) for _ in drawn]
+    objective.expect(candidates)
+    for candidate in candidates:
+        best.measure(candidate)
     return best.coefficients
