@@ -34,6 +34,7 @@ from leaderboards.text import display_name, plain
 SWEPT = "#8f8f8f"
 LINES = {"none": (0, (1, 1.5)), "task": (0, (4, 1.6)), "task+safety": "-"}
 LEGEND_COLUMNS = 6
+NEAR = 0.1  # of the axis: closer, the labels of two settings overlap
 SCORES = (  # of an ablation: title, column, columns of the interval's ends without _lo and _hi
     ("refusals, % of unsafe prompts", "refusal_rate", "refusal"),
     ("skill, % mean over domains", "skill_mean", "skill_mean"),
@@ -253,9 +254,10 @@ def ablation(
     """Refusals, skill and over-refusal in percent against a setting, one line per method and arm.
 
     points: (value of the setting, rows of `pooled` measured under it), in the order to show. Numbers lie where they
-    are, on a logarithmic axis where they span a factor of 5 or more; words lie side by side. xlabel: what the setting
-    is called. Vertical strokes are 95 % intervals; a dotted line is the safest or the most skilled parent. Raises
-    ValueError where no row is in `arms`, and where a method x arm has several rows at one value: pool the seeds first.
+    are, on a logarithmic axis where they span a factor of 5 or more; words lie side by side, and so do numbers that
+    would come too close to each other. xlabel: what the setting is called. Vertical strokes are 95 % intervals; a
+    dotted line is the safest or the most skilled parent. Raises ValueError where no row is in `arms`, and where a
+    method x arm has several rows at one value: pool the seeds first.
     """
     values = [value for value, _ in points]
     shown = [_in_arms(rows, arms) for _, rows in points]
@@ -304,12 +306,14 @@ def _places(values: Sequence[float | str]) -> list[float]:
     """Where each value lies, from 0 to 1."""
     if len(values) < 2:
         return [0.5] * len(values)
+    even = list(np.linspace(0, 1, len(values)))
     numbers = [float(value) for value in values if not isinstance(value, str)]
     if len(numbers) < len(values) or min(numbers) == max(numbers):
-        return list(np.linspace(0, 1, len(values)))
+        return even
     if min(numbers) > 0 and max(numbers) >= 5 * min(numbers):
         numbers = [math.log(number) for number in numbers]
-    return [(number - min(numbers)) / (max(numbers) - min(numbers)) for number in numbers]
+    places = [(number - min(numbers)) / (max(numbers) - min(numbers)) for number in numbers]
+    return places if min(np.diff(sorted(places))) > NEAR else even
 
 
 def _setting(value: float | str) -> str:

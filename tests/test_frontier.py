@@ -441,3 +441,16 @@ def test_an_ablation_needs_rows_that_are_pooled() -> None:
 def test_a_ratio_sweep_without_an_aligned_parent_is_drawn() -> None:
     rows = pooled([r for r in full_set() if r.method != "parent:aligned"])
     assert rows["fingerprint"][0] == FINGERPRINT and plots.frontier(rows)
+
+
+@pytest.mark.parametrize(
+    ("values", "places"),
+    [
+        ([20, 40, 80, 160], [0, 1 / 3, 2 / 3, 1]),  # equal factors
+        ([1, 2, 4], [0, 1 / 3, 1]),  # a factor below 5: as they are
+        ([0, 0.05, 0.25, 1, 4], [0, 0.25, 0.5, 0.75, 1]),  # no logarithm of 0, and as they are 0.05 would lie on it
+        (["aligned + math", "aligned + both"], [0, 1]),
+    ],
+)
+def test_settings_of_an_ablation_lie_where_their_labels_can_be_read(values, places):
+    assert plots._places(values) == pytest.approx(places)
