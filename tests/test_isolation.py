@@ -230,6 +230,51 @@ def test_every_step_before_a_cell_has_a_clock_of_its_own_and_the_cell_another(tm
             worker._heard(word, given)
 
 
+SHARDS = '''
+"""Two CPU processes in place of two GPUs, and a technique that ends one of them, the first time."""
+
+import multiprocessing
+import os
+
+from bench import engines
+from merges.registry import merger
+
+engines.lacking_gpus = lambda tensor_parallel: None
+
+
+@merger(title="bad_shard", paper="none")
+def bad_shard(deltas):
+    marker = os.environ["MARKER"]
+    if not os.path.exists(marker):
+        open(marker, "w").close()
+        next(child for child in multiprocessing.active_children() if "VllmWorker" in child.name).kill()
+    return deltas[0]
+'''
+
+
+@pytest.mark.slow
+def test_a_run_on_a_sharded_engine_survives_the_loss_of_a_shard_and_leaves_nothing_behind(
+    tmp_path, parents, monkeypatch
+):
+    marker = tmp_path / "marker"
+    few = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    for name, value in (few | {"MARKER": str(marker)}).items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "shards.py").write_text(SHARDS)
+    engine = {"name": "vllm", "dtype": "bfloat16", "max_length": 512, "tensor_parallel": 2}
+    done = bench(
+        "run", "--suite", tiny_suite(tmp_path, parents, engine=engine), "--method", "bad_shard", "--arms", "none",
+        "--plugin", tmp_path / "shards.py", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "bad_shard · none · seed 0: it raised" in done.stderr and "once more, in a new process" in done.stderr
+    records = {record.method: record for record in read_records(tmp_path / "out")}
+    assert records.keys() == {"parent:base", "parent:a", "parent:b", "bad_shard"}
+    assert records["bad_shard"].provenance.conditions["engine"]["tensor_parallel"] == 2
+    left = [p for p in psutil.process_iter(["environ"]) if (p.info["environ"] or {}).get("MARKER") == str(marker)]
+    assert not psutil.wait_procs(left, timeout=60)[1]  # Python's tracker of semaphores goes last
+
+
 def test_how_a_process_ended_is_told_in_words():
     assert _how(-9) == "its process was ended by SIGKILL, as the system does when memory runs out"
     assert _how(-11) == "its process was ended by SIGSEGV" and _how(3) == "its process ended with exit code 3"
