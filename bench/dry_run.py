@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 
 from bench import estimate
-from bench.engines import check_engine
+from bench.engines import check_engine, lacking_gpus
 from bench.errors import BenchError
 from bench.estimate import BYTES, CPU, GPU, Work
 from bench.grid import Cell, merge_cells, parent_cells, sweep_cells
@@ -68,7 +68,7 @@ def _cells(suite: Suite, methods: Sequence[str], arms: Sequence[Arm], made: Prev
 def _check_options(suite: Suite, made: Preview) -> None:
     """Engine, tuner and the options of methods."""
     with made.noting():
-        check_engine(suite.engine.name)
+        check_engine(suite.engine.name, suite.engine.tensor_parallel)
         if suite.engine.name == "vllm" and importlib.util.find_spec("vllm") is None:
             raise BenchError("the engine vllm is not installed; run `make setup`, or give --engine transformers")
     for name, given in suite.methods.items():
@@ -90,7 +90,9 @@ def _by_arm(cells: Sequence[Cell]) -> str:
 def _memory(suite: Suite, made: Preview, work: Work) -> None:
     if work.parameters:
         weights = work.parameters * BYTES[suite.engine.dtype] / 1e9
-        made.say("memory", f"{suite.engine.name}: {weights:.3g} GB of weights, whatever the number of parents")
+        gpus = suite.engine.tensor_parallel or 1
+        share = f", {weights / gpus:.3g} GB on each of {gpus} GPUs" if gpus > 1 else ""
+        made.say("memory", f"{suite.engine.name}: {weights:.3g} GB of weights{share}, whatever the number of parents")
         if suite.search.tuner == "gradient":
             made.say("memory", f"gradient: {weights:.3g} GB more for the model that learns, and activations")
     if work.judges:
@@ -103,11 +105,14 @@ def _memory(suite: Suite, made: Preview, work: Work) -> None:
 def _machine(made: Preview, suite: Suite, work: Work) -> str:
     import torch
 
+    if lack := lacking_gpus(suite.engine.tensor_parallel):  # no problem: the run may be for a cluster
+        made.warnings.append(lack)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not torch.cuda.is_available():
         return f"{cores} CPU cores, no GPU"
     device = torch.cuda.get_device_properties(0)
-    wanted = (work.parameters * BYTES[suite.engine.dtype] + 2 * sum(work.judges)) / 1e9
+    mine = work.parameters * BYTES[suite.engine.dtype] / (suite.engine.tensor_parallel or 1)
+    wanted = (mine + 2 * sum(work.judges)) / 1e9
     if wanted > device.total_memory / 1e9:
         made.warnings.append(f"{wanted:.3g} GB of weights do not fit {device.name}, {device.total_memory / 1e9:.3g} GB")
     return f"{cores} CPU cores, {device.name} with {device.total_memory / 1e9:.3g} GB"

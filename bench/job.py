@@ -46,7 +46,9 @@ class Candidate(NamedTuple):
 @dataclass(frozen=True)
 class Limits:
     """What one cell may take, beyond which it is stopped: wall minutes, and GB of memory of its process (what is mapped
-    from files does not count). None: 0.9 of the machine's."""
+    from files does not count). None: 0.9 of the machine's. `start` is the wall minutes of each step before a cell: a
+    parent that is fetched, the engine or the judge that starts; as many as a cell's, since a download may be slow."""
 
     minutes: float = 720.0
     memory: float | None = None
+    start: float = 720.0

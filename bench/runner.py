@@ -33,7 +33,7 @@ from bench.parents import open_parents
 from bench.records import Record, read_record, write_record
 from bench.shared import Shared
 from bench.skill import find_task
-from bench.suite import Suite
+from bench.suite import ShardedEngine, Suite
 from bench.terminal import Terminal, captured
 from merges import registry, tuners
 from merges.errors import MergeError
@@ -201,7 +201,7 @@ def find_mergers(methods: Sequence[str]) -> list[Merger]:
 def check_suite_data(suite: Suite) -> list[str]:
     """Everything a suite names that can be checked without a model. Returns the tasks whose test items are not on disk,
     so that no calibration prompt could be compared with them. Raises BenchError, MergeError or DataError."""
-    check_engine(suite.engine.name)
+    check_engine(suite.engine.name, suite.engine.tensor_parallel)
     tuners.check_options(suite.search.tuner, suite.search.options)
     for name, options in suite.methods.items():
         find(name).check_options(options)
@@ -237,31 +237,27 @@ def versions() -> dict[str, str]:
 def start_engine(suite: Suite, parents: dict[str, AnyCheckpoint]) -> Engine:
     """The suite's engine, with the aligned parent's tokenizer and chat template."""
     (aligned,) = suite.of_role("aligned")
-    spec = suite.engine
-    engine = _engine(
-        spec.name, parents[aligned].folder, spec.dtype, spec.max_length, suite.trust_remote_code, spec.memory
-    )
+    engine = _engine(suite.engine, parents[aligned].folder, suite.trust_remote_code)
     if not engine.tokenizer.chat_template:
         raise BenchError(f"the aligned parent {aligned} has no chat template; add chat_template.jinja to its folder")
     return engine
 
 
 @cache
-def _engine(
-    name: str, folder: Path, dtype: str, max_length: int, trust_remote_code: bool, memory: float | None
-) -> Engine:
+def _engine(spec: ShardedEngine, folder: Path, trust_remote_code: bool) -> Engine:
     """One engine lives through a process: the suites of an ablation share it, and vLLM does not start twice.
 
     Its seed is fixed: decoding is greedy, and what is sampled is given a seed of its own.
     """
     return open_engine(
-        name,
+        spec.name,
         folder,
-        dtype=dtype,
-        max_length=max_length,
+        dtype=spec.dtype,
+        max_length=spec.max_length,
         seed=0,
         trust_remote_code=trust_remote_code,
-        memory=memory,
+        memory=spec.memory,
+        tensor_parallel=spec.tensor_parallel,
     )
 
 

@@ -18,6 +18,14 @@ from bench.terminal import JsonLines, Quiet, Terminal, captured
 MINUTES = Annotated[
     float, typer.Option("--cell-minutes", help="Wall time after which a cell is stopped, and has failed.", min=0.01)
 ]
+START = Annotated[
+    float,
+    typer.Option(
+        "--start-minutes",
+        help="Wall time after which a run is stopped while it fetches a parent, or starts the engine or the judge.",
+        min=0.01,
+    ),
+]
 MEMORY = Annotated[
     float | None,
     typer.Option("--memory-gb", help="Memory at which a cell is stopped. Default: 0.9 of the machine's.", min=0.1),
@@ -66,6 +74,7 @@ def run(
         bool, typer.Option("--dry-run", help="Check everything that needs no weights, print the plan, and stop.")
     ] = False,
     cell_minutes: MINUTES = Limits.minutes,
+    start_minutes: START = Limits.start,
     memory_gb: MEMORY = None,
     quiet: QUIET = False,
     json: JSON = False,
@@ -82,7 +91,7 @@ def run(
         _preview(suite, names_in(method), arms, seed, engine)
         return
     options = {"method": method, "suite": suite, "arms": arms, "seed": seed, "engine": engine, "plugin": plugin}
-    how = How(Limits(cell_minutes, memory_gb), quiet, json, one_process, ray)
+    how = How(Limits(cell_minutes, memory_gb, start_minutes), quiet, json, one_process, ray)
     _carry_out([("run", _plain(options))], out, how)
 
 
@@ -92,6 +101,7 @@ def ablate(
     plugin: PLUGINS = None,
     out: OUT = Path("results"),
     cell_minutes: MINUTES = Limits.minutes,
+    start_minutes: START = Limits.start,
     memory_gb: MEMORY = None,
     quiet: QUIET = False,
     json: JSON = False,
@@ -103,7 +113,7 @@ def ablate(
     What is finished under OUT is kept, as `run` does.
     """
     options = {"suite": suite, "seed": seed, "plugin": plugin}
-    how = How(Limits(cell_minutes, memory_gb), quiet, json, one_process, ray)
+    how = How(Limits(cell_minutes, memory_gb, start_minutes), quiet, json, one_process, ray)
     _carry_out([("ablate", _plain(options))], out, how)
 
 
@@ -117,6 +127,7 @@ def status(out: OUT = Path("results")) -> None:
 def retry(
     out: OUT = Path("results"),
     cell_minutes: MINUTES = Limits.minutes,
+    start_minutes: START = Limits.start,
     memory_gb: MEMORY = None,
     quiet: QUIET = False,
     json: JSON = False,
@@ -133,7 +144,7 @@ def retry(
 
     if holder(out) is not None:
         raise BenchError(f"a run works on {out}; wait for it, or stop it, before cells are tried again")
-    how = How(Limits(cell_minutes, memory_gb), quiet, json, one_process, ray)
+    how = How(Limits(cell_minutes, memory_gb, start_minutes), quiet, json, one_process, ray)
     agendas, failed = read_agendas(out), {failure.cell: failure for failure in read_failures(out)}
     calls = {agenda.call: agenda for agenda in agendas if any(name.cell in failed for name in agenda.cells)}
     if not calls:

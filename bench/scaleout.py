@@ -1,4 +1,4 @@
-"""Spreads the cells of a job over a Ray cluster: one engine a GPU or, where there is none, a group of CPUs.
+"""Spreads the cells of a job over a Ray cluster: one engine a GPU, or group of GPUs, or of CPUs where there are none.
 
 The driver plans, hands out cells and writes records and failures under OUT. On a node a site (`bench.site`) has the
 supervisor and the worker that a run without Ray has; the worker asks for one cell after another and, where none is
@@ -27,6 +27,7 @@ from bench.records import write_atomically
 from bench.runner import Schedule, finish, run
 from bench.shared import Shared
 from bench.site import Site
+from bench.suite import ShardedEngine
 from bench.terminal import Terminal, captured
 
 TICK = 5.0  # seconds between looks at the cluster
@@ -150,7 +151,7 @@ class _Deal:
     def __init__(self, ray: Any, job: Job, limits: Limits, plan: Schedule, terminal: Terminal, held: Held) -> None:
         self._ray, self._plan, self._terminal, self._held = ray, plan, terminal, held
         suite = plan.setting.suite
-        self._room = _Room(ray, asks_for_gpu=suite.engine.memory is not None)
+        self._room = _Room(ray, suite.engine)
         environment = {name: os.environ[name] for name in DEFAULTS}  # the same threads, or the last bits may differ
         given = replace(job, suites=(suite,)), limits, environment
         self._start = partial(ray.remote(Site).options(**self._room.options).remote, *given)
@@ -326,26 +327,30 @@ class _Deal:
 
 
 class _Room:
-    """How many engines the nodes hold: one a GPU where there are any, else one for as many CPUs as it has threads."""
+    """How many engines the nodes hold: one a GPU, or a group of them for tensor parallelism, where there are any, else
+    one for as many CPUs as it has threads."""
 
-    def __init__(self, ray: Any, asks_for_gpu: bool) -> None:
+    def __init__(self, ray: Any, engine: ShardedEngine) -> None:
         self._ray, self._looked = ray, float("-inf")
         context = ray.get_runtime_context()
         self._head, self._here = context.gcs_address, context.get_node_id()
         threads, gpu = int(os.environ["OMP_NUM_THREADS"]), ray.cluster_resources().get("GPU", 0) > 0
-        if asks_for_gpu and not gpu:
+        gpus = engine.tensor_parallel or 1
+        self._need = {"GPU": gpus, "CPU": gpus} if gpu else {"CPU": threads}
+        asking = [key for key in ("tensor_parallel", "memory") if getattr(engine, key) is not None]
+        if asking and not (gpu and self.places()):
             raise BenchError(
-                "the suite's engine asks for a GPU (engine.memory) and the Ray cluster has none; start a node that has "
-                "one, or remove engine.memory"
+                f"the suite's engine asks for {gpus} of a node's GPUs (engine.{asking[0]}) and no node of the Ray "
+                f"cluster has as many; start one that has, or remove engine.{asking[0]}"
             )
-        self._need = {"GPU": 1, "CPU": 1} if gpu else {"CPU": threads}
         self.options = {
             "num_gpus": self._need.get("GPU", 0),
             "num_cpus": self._need["CPU"],
             "max_concurrency": 2,  # it speaks, and is spoken to meanwhile
             "scheduling_strategy": "SPREAD",
         }
-        self.lack = "no GPU that is alive" if gpu else f"no node with the {threads} CPUs of an engine (OMP_NUM_THREADS)"
+        wanted = f"GPUs of an engine ({gpus})" if gpu else f"{threads} CPUs of an engine (OMP_NUM_THREADS)"
+        self.lack = f"no node with the {wanted}"
 
     def places(self) -> int:
         """On the nodes that are alive now. Raises RayStopped where this machine is not among them, or nothing answers

@@ -204,6 +204,13 @@ class EngineSpec(_Form):
     memory: float | None = Field(default=None, gt=0, le=1)
 
 
+class ShardedEngine(EngineSpec):
+    """Where merges run. `tensor_parallel` is the number of GPUs of one machine that vLLM shards a model over, where it
+    is more than one."""
+
+    tensor_parallel: int | None = Field(default=None, ge=2)
+
+
 class Suite(_Form):
     """The identical conditions of a benchmark."""
 
@@ -214,7 +221,7 @@ class Suite(_Form):
     safety: SafetySpec
     calibration: CalibrationSpec
     search: SearchSpec = SearchSpec()
-    engine: EngineSpec = EngineSpec()
+    engine: ShardedEngine = ShardedEngine()
     methods: dict[str, dict[str, float | bool | str]] = {}  # options of single methods, where not their defaults
     arms: tuple[Arm, ...] = ARMS
     sweep: SweepSpec | None = None

@@ -92,7 +92,8 @@ class _Worker:
         self._memory = limits.memory * 1e9 if limits.memory else GIVEN * psutil.virtual_memory().total
         self._cell: CellName | None = None
         self._lent = False  # whether it is only at a candidate of that cell's search
-        self._began = time.monotonic()
+        self._step = "starting"  # where there is no cell
+        self._began = time.monotonic()  # the cell or the step
         # A new interpreter and no fork: threads and CUDA do not survive one.
         spawn = multiprocessing.get_context("spawn")
         self._pipe, theirs = spawn.Pipe()
@@ -167,14 +168,18 @@ class _Worker:
         if word == "begin":
             self._cell, self._began = given[0], time.monotonic()
         elif word in ("done", "failed", "rest"):
-            self._cell = None
+            self._cell, self._step, self._began = None, "after a cell", time.monotonic()
+        elif word == "at" and self._cell is None:
+            self._step, self._began = ": ".join(given), time.monotonic()
         getattr(self._terminal, word)(*given)
 
     def _over(self) -> str | None:
-        """Which limit the cell is over."""
+        """Which limit the cell, or the step before one, is over."""
         minutes = (time.monotonic() - self._began) / 60
         if self._cell is not None and minutes > self._limits.minutes:
             return f"it was stopped after {self._limits.minutes:g} minutes, the limit of a cell (--cell-minutes)"
+        if self._cell is None and minutes > self._limits.start:
+            return f"it was stopped after {self._limits.start:g} minutes at {self._step!r} (--start-minutes)"
         used = _memory(self._process.pid)
         if used > self._memory:
             limit = f"{self._memory / 1e9:.1f} (--memory-gb)"

@@ -35,7 +35,6 @@ def swapped(folder: str, first: str, second: str, prompts: list[list[int]], max_
     import time
 
     from bench.checkpoints import open_checkpoint
-    from bench.errors import BenchError
 
     engine = open_vllm(folder)
     old, new = open_checkpoint(Path(first)), open_checkpoint(Path(second))
@@ -45,22 +44,66 @@ def swapped(folder: str, first: str, second: str, prompts: list[list[int]], max_
     engine.load_weights(new.items())
     result["seconds"] = time.perf_counter() - start
     result["after"] = tokens(engine._llm, prompts, max_tokens)
-
-    def breaking():
-        for number, (name, tensor) in enumerate(old.items()):
-            if number == 50:
-                raise BenchError("the stream broke")
-            yield name, tensor
-
-    result["errors"] = []
-    for weights in (breaking(), ((name, t) for name, t in old.items() if "layers.1.mlp.up" not in name)):
-        try:
-            engine.load_weights(weights)
-        except BenchError as error:
-            result["errors"].append(str(error))
+    result["errors"] = failing(engine, old, 50)
     engine.load_weights(new.items())
     result["recovered"] = tokens(engine._llm, prompts, max_tokens)
     return result
+
+
+def failing(engine: Any, checkpoint: Any, after: int) -> list[str]:
+    """What an engine says of a stream that breaks after so many tensors, and of one that lacks one."""
+    from bench.errors import BenchError
+
+    def breaking():
+        for number, (name, tensor) in enumerate(checkpoint.items()):
+            if number == after:
+                raise BenchError("the stream broke")
+            yield name, tensor
+
+    errors = []
+    for weights in (breaking(), ((name, t) for name, t in checkpoint.items() if "layers.1.mlp.up" not in name)):
+        try:
+            engine.load_weights(weights)
+        except BenchError as error:
+            errors.append(str(error))
+    return errors
+
+
+def sharded(first: str, second: str, pairs: list[tuple[list[int], list[int]]], max_tokens: int) -> dict[str, Any]:
+    """Answers and losses of our engine in float32, sharded over two processes of one thread each, after a swap from one
+    checkpoint to another and after failed ones."""
+    import os
+
+    os.environ |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    from bench.checkpoints import open_checkpoint
+    from bench.engines.vllm import VllmEngine  # open_engine would count GPUs
+
+    old, new = open_checkpoint(Path(first)), open_checkpoint(Path(second))
+    options = dict(dtype="float32", max_length=512, seed=0, trust_remote_code=False)
+    engine = VllmEngine(Path(first), **options, tensor_parallel=2)
+    contexts = [context for context, _ in pairs]
+
+    def said() -> list:
+        return [engine.generate(contexts, max_tokens), engine.response_loss(pairs)]
+
+    engine.load_weights(old.items())
+    result = {"before": said()}
+    engine.load_weights(new.items())
+    result |= {"after": said(), "errors": failing(engine, old, 5)}
+    engine.load_weights(new.items())
+    return result | {"recovered": said()}
+
+
+def refused(folder: str, **options: Any) -> str:
+    """Why our vLLM engine does not start."""
+    from bench.engines.vllm import VllmEngine
+    from bench.errors import BenchError
+
+    try:
+        VllmEngine(Path(folder), dtype="float32", seed=0, trust_remote_code=False, **options)
+    except BenchError as error:
+        return str(error)
+    raise AssertionError("it started")
 
 
 def answers(folder: str, adapter: str, prompts: list[str], responses: list[str], max_tokens: int) -> dict[str, Any]:

@@ -166,6 +166,17 @@ def test_what_the_hub_must_bring_is_named_and_a_bad_hub_id_is_a_problem(tmp_path
     assert any("is no hub id; write it as org/name" in line for line in problems(bad))
 
 
+def test_a_sharded_model_is_planned_by_the_gpu_and_transformers_shards_none(tmp_path, parents):
+    data = yaml.safe_load(tiny_suite(tmp_path, parents).read_text())
+    data["engine"]["tensor_parallel"] = 64
+    made = preview(check_suite(data, tmp_path / "tiny.yaml"), ["linear"], ["none"])
+    assert made.problems == [] and any("GB on each of 64 GPUs, whatever" in line for _, line in made.lines)
+    assert any("asks for 64 GPUs and this machine has" in line for line in made.warnings)
+    data["engine"]["name"] = "transformers"
+    (problem,) = preview(check_suite(data, tmp_path / "tiny.yaml"), ["linear"], ["none"]).problems
+    assert "engine.tensor_parallel is vLLM's; remove it, or take vllm" in problem
+
+
 def test_two_engines_that_ask_for_more_than_a_gpu_are_a_problem():
     path = SUITES / "llama3-bio.yaml"
     whole = yaml.safe_load(path.read_text())

@@ -17,6 +17,7 @@ from bench.judges import get_judge
 from bench.suite import load_suite
 from bench.zoo.recipe import ADAPTERS
 from safety_data.rows import CalibrationRow, read_rows
+from tests.conftest import save_tiny
 from tests.live import live, measure
 
 
@@ -77,6 +78,36 @@ def test_both_engines_agree_on_the_suites_prompts(smollm2):
     assert equal >= 0.6 * len(texts)
     differences = [a - b for a, b in zip(fast["losses"], slow["losses"], strict=True)]
     assert abs(statistics.mean(differences)) < 0.01 and max(map(abs, differences)) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("tied", "key_value_heads"), [(True, 2), pytest.param(False, 1, marks=pytest.mark.slow)], ids=["tied", "untied"]
+)
+def test_a_sharded_model_takes_new_weights_and_answers_as_a_whole_one(tmp_path, smollm2, tied, key_value_heads):
+    """One head for keys and values is copied to both shards, two are split. In float32 the answers are equal."""
+    config = dict(tie_word_embeddings=tied, num_key_value_heads=key_value_heads)
+    first, second = (save_tiny(tmp_path / str(seed), smollm2, seed, **config) for seed in (1, 2))
+    whole = transformers_engine(first, "float32")
+    prompts = [whole.chat_ids(f"Tell me something about the number {n}.") for n in range(6)]
+    pairs = [(prompt, whole.response_ids("It is a number.")) for prompt in prompts]
+    got = live("sharded", first=first, second=second, pairs=pairs, max_tokens=12)
+    for stage, folder in (("before", first), ("after", second), ("recovered", second)):
+        whole.load_weights(open_checkpoint(folder).items())
+        answers, losses = got[stage]
+        assert answers == whole.generate(prompts, 12), stage
+        assert losses == pytest.approx(whole.response_loss(pairs), abs=1e-4), stage
+    assert got["before"] != got["after"]
+    assert got["errors"] == [
+        "the stream broke",
+        "the weights lack model.layers.1.mlp.gate_up_proj, which the model's configuration asks for",
+    ]
+
+
+def test_what_vllm_cannot_shard_is_told_in_its_words(tmp_path, smollm2):
+    folder = save_tiny(tmp_path / "odd", smollm2, 0, hidden_size=192, num_attention_heads=3)
+    told = live("refused", folder=folder, max_length=512, tensor_parallel=2)
+    reason = "Total number of attention heads (3) must be divisible by tensor parallel size (2)."
+    assert told == f"vLLM cannot start on {folder}: {reason}"
 
 
 def transformers_engine(folder, dtype="bfloat16"):
@@ -142,3 +173,16 @@ def test_incomplete_weights_are_named(tiny_engine, tiny_models):
 def test_an_unknown_engine_names_the_nearest(tiny_models):
     with pytest.raises(BenchError, match="unknown engine 'vlm'; did you mean 'vllm'"):
         open_engine("vlm", tiny_models["a"], dtype="bfloat16", max_length=64, seed=0, trust_remote_code=False)
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        ("transformers", "engine.tensor_parallel is vLLM's; remove it, or take vllm"),
+        ("vllm", r"engine.tensor_parallel asks for 64 GPUs and this machine has (none|\d+); lower it"),
+    ],
+)
+def test_a_model_that_cannot_be_sharded_is_refused(tiny_models, engine, words):
+    options = dict(dtype="bfloat16", max_length=64, seed=0, trust_remote_code=False, tensor_parallel=64)
+    with pytest.raises(BenchError, match=words):
+        open_engine(engine, tiny_models["a"], **options)

@@ -5,13 +5,18 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from bench.failures import read_failures
+from bench import supervisor
+from bench.failures import CellName, read_failures
+from bench.job import Job, Limits
+from bench.lock import holder
 from bench.records import read_records
 from bench.supervisor import _how, _memory
+from bench.terminal import Quiet
 from tests.test_run import bench, tiny_suite
 
 PLUGIN = '''
@@ -189,6 +194,85 @@ def test_quiet_says_only_what_goes_wrong(tmp_path, parents):
     assert done.returncode == 1
     lines = done.stderr.splitlines()
     assert len(lines) == 2 and "FAILED" in lines[0] and lines[1].startswith("warning: 1 cells failed"), lines
+
+
+def test_a_run_that_hangs_before_its_first_cell_is_stopped(tmp_path, parents):
+    (tmp_path / "hangs.py").write_text("import time\ntime.sleep(10**6)")
+    done = bench(
+        "run", "--suite", tiny_suite(tmp_path, parents), "--method", "linear", "--arms", "none", "--engine",
+        "transformers", "--plugin", tmp_path / "hangs.py", "--out", tmp_path / "out", "--start-minutes", "0.05",
+    )  # fmt: skip
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "stopped before it came to a cell: it was stopped after 0.05 minutes at 'starting' (--start-minutes)" in said
+    assert holder(tmp_path / "out") is None
+
+
+def test_every_step_before_a_cell_has_a_clock_of_its_own_and_the_cell_another(tmp_path, monkeypatch):
+    minutes = 0.0
+    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: 60 * minutes))
+    monkeypatch.setattr(supervisor, "_work", print)  # a process that ends at once: here the words are ours
+    cell = CellName(suite="s", fingerprint="f" * 64, cell="c" * 64, method="ties", arm="task", seed=0)
+    words = [
+        (20, "at", ["b", "fetching org/b"], None),
+        (20, "at", ["engine", "starting vllm"], None),
+        (20, "begin", [cell, 1, 1], None),
+        (9, "at", [cell.label, "answering"], None),
+        (2, "done", [cell, "", 0.0], "it was stopped after 10 minutes, the limit of a cell (--cell-minutes)"),
+        (20, "at", ["judge", "starting it"], None),
+        (31, "rest", [], "it was stopped after 30 minutes at 'judge: starting it' (--start-minutes)"),
+    ]
+    job, limits = Job((), (), (), tmp_path), Limits(minutes=10, start=30)
+    with supervisor._Worker(job, limits, Quiet(), None) as worker:
+        for later, word, given, over in words:
+            minutes += later
+            assert worker._over() == over
+            worker._heard(word, given)
+
+
+SHARDS = '''
+"""Two CPU processes in place of two GPUs, and a technique that ends one of them, the first time."""
+
+import multiprocessing
+import os
+
+from bench import engines
+from merges.registry import merger
+
+engines.lacking_gpus = lambda tensor_parallel: None
+
+
+@merger(title="bad_shard", paper="none")
+def bad_shard(deltas):
+    marker = os.environ["MARKER"]
+    if not os.path.exists(marker):
+        open(marker, "w").close()
+        next(child for child in multiprocessing.active_children() if "VllmWorker" in child.name).kill()
+    return deltas[0]
+'''
+
+
+@pytest.mark.slow
+def test_a_run_on_a_sharded_engine_survives_the_loss_of_a_shard_and_leaves_nothing_behind(
+    tmp_path, parents, monkeypatch
+):
+    marker = tmp_path / "marker"
+    few = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    for name, value in (few | {"MARKER": str(marker)}).items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "shards.py").write_text(SHARDS)
+    engine = {"name": "vllm", "dtype": "bfloat16", "max_length": 512, "tensor_parallel": 2}
+    done = bench(
+        "run", "--suite", tiny_suite(tmp_path, parents, engine=engine), "--method", "bad_shard", "--arms", "none",
+        "--plugin", tmp_path / "shards.py", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "bad_shard · none · seed 0: it raised" in done.stderr and "once more, in a new process" in done.stderr
+    records = {record.method: record for record in read_records(tmp_path / "out")}
+    assert records.keys() == {"parent:base", "parent:a", "parent:b", "bad_shard"}
+    assert records["bad_shard"].provenance.conditions["engine"]["tensor_parallel"] == 2
+    left = [p for p in psutil.process_iter(["environ"]) if (p.info["environ"] or {}).get("MARKER") == str(marker)]
+    assert not psutil.wait_procs(left, timeout=60)[1]  # Python's tracker of semaphores goes last
 
 
 def test_how_a_process_ended_is_told_in_words():

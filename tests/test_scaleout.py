@@ -27,6 +27,7 @@ from bench.lock import holder, locked
 from bench.records import read_records
 from bench.runner import Schedule
 from bench.scaleout import _cluster, _Deal, _Room
+from bench.suite import ShardedEngine
 from tests.test_isolation import PLUGIN
 from tests.test_run import ROOT, outcome, tiny_suite
 
@@ -92,15 +93,24 @@ def nodes(*resources: dict) -> SimpleNamespace:
 
 def test_an_engine_takes_a_gpu_where_there_are_any_and_else_the_cpus_of_its_threads(head, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    room = _Room(nodes({"GPU": 2, "CPU": 16}, {"CPU": 64}, {"GPU": 1, "CPU": 8}), asks_for_gpu=True)
+    room = _Room(nodes({"GPU": 2, "CPU": 16}, {"CPU": 64}, {"GPU": 1, "CPU": 8}), ShardedEngine(memory=0.5))
     assert room.places() == 3 and room.options["num_gpus"] == 1
-    room = _Room(nodes({"CPU": 11}, {"CPU": 3}), asks_for_gpu=False)
+    room = _Room(nodes({"CPU": 11}, {"CPU": 3}), ShardedEngine())
     assert room.places() == 2 and room.options["num_cpus"] == 4 and room.options["num_gpus"] == 0
 
 
-def test_a_suite_that_asks_for_a_gpu_has_no_room_without_one():
-    with pytest.raises(BenchError, match=r"asks for a GPU \(engine.memory\) and the Ray cluster has none"):
-        _Room(nodes({"CPU": 8}), asks_for_gpu=True)
+def test_a_sharded_engine_takes_its_gpus_of_one_node(head):
+    room = _Room(
+        nodes({"GPU": 8, "CPU": 64}, {"GPU": 5, "CPU": 64}, {"GPU": 1, "CPU": 8}), ShardedEngine(tensor_parallel=2)
+    )
+    assert room.places() == 6 and room.options["num_gpus"] == 2
+
+
+def test_a_suite_that_asks_for_gpus_has_no_room_without_them(head):
+    with pytest.raises(BenchError, match=r"asks for 1 of a node's GPUs \(engine.memory\) and no node of the Ray"):
+        _Room(nodes({"CPU": 8}), ShardedEngine(memory=0.5))
+    with pytest.raises(BenchError, match=r"asks for 4 of a node's GPUs \(engine.tensor_parallel\) and no node"):
+        _Room(nodes({"GPU": 2, "CPU": 8}, {"GPU": 2, "CPU": 8}), ShardedEngine(tensor_parallel=4))
 
 
 # How cells are dealt, with sites that only say so
@@ -204,7 +214,7 @@ def deal(out: Path, *scripts, names: list[CellName] = NAMES, engines: int = 1) -
     ray.remote = lambda _: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: Actor(next(starting))))
     ray.wait, ray.get, ray.kill = wait, get, lambda actor: None
     ray.exceptions = SimpleNamespace(RayError=Lost)
-    suite = SimpleNamespace(engine=SimpleNamespace(memory=None))
+    suite = SimpleNamespace(engine=ShardedEngine())
     cells = [SimpleNamespace(fingerprint=name.cell, arm="task") for name in names]
     setting = SimpleNamespace(suite=suite, conditions={})
     plan = Schedule(out, setting, {}, {name.cell: name for name in names}, cells, Outcome("f"))
@@ -295,13 +305,13 @@ def test_a_node_that_is_gone_from_under_the_driver_is_one_sentence(head):
     ray = nodes({"CPU": 64})
     ray.nodes()[0]["Alive"] = False
     with pytest.raises(BenchError, match=r"Ray has stopped \(on this machine\); once it is up again, the same command"):
-        _Room(ray, asks_for_gpu=False).places()
+        _Room(ray, ShardedEngine()).places()
 
 
 def test_a_head_node_that_does_not_answer_any_more_is_named(monkeypatch):
     monkeypatch.setattr(scaleout, "PATIENCE", 0)
     with pytest.raises(BenchError, match=r"Ray has stopped \(nothing answers at its head node, 127.0.0.1:1\)"):
-        _Room(nodes({"CPU": 64}), asks_for_gpu=False).places()
+        _Room(nodes({"CPU": 64}), ShardedEngine()).places()
 
 
 # The real thing

@@ -117,6 +117,7 @@ def test_the_fingerprint_covers_conditions_and_not_what_cells_vary(smol, checkpo
     )
     for change in (
         {"engine": {"name": "transformers"}},
+        {"engine": {**smol["engine"], "tensor_parallel": 2}},
         {"safety": {**smol["safety"], "max_tokens": 41}},
         {"calibration": {**smol["calibration"], "factors": {"safety": 0.5}}},
         {"search": {"tuner": "evomm", "options": {"evaluations": 31}}},

@@ -6,10 +6,12 @@ swap with a fresh engine, token for token.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from bench.engines.base import Engine, LogLikelihood, Tokens
@@ -25,35 +27,49 @@ except ImportError as error:
 
 
 class WeightSwap:
-    """Mixed into vLLM's worker: `swap_weights` is called there, next to the model."""
+    """Mixed into vLLM's worker: a swap is called there, next to the model, in three steps."""
 
-    def swap_weights(self, weights: Iterator[tuple[str, Tensor]]) -> set[str]:
-        """Reload from a stream; return the names of layers and parameters that were not filled."""
-        from vllm.config import set_current_vllm_config
+    def begin_swap(self) -> None:
+        """Make the layers ready for new weights."""
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+        self._swapped: set[str] = set()
+        with self._swapping() as model:
+            initialize_layerwise_reload(model)
+
+    def take_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Take some or all of them, whole: a worker of several keeps its shard."""
+        with self._swapping() as model:
+            self._swapped.update(model.load_weights(weights))
+
+    def end_swap(self) -> set[str]:
+        """Make the layers usable again; return the names of layers and parameters that were not filled."""
         from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
-        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
         from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
-        model = self.model_runner.get_model()
-        with set_current_vllm_config(self.vllm_config), torch.inference_mode():
-            initialize_layerwise_reload(model)
-            try:
-                loaded = model.load_weights(weights)
-                # A fused layer counts as loaded once one of its parts is: look at how much it got. Vocabularies are
-                # padded, so theirs is never all of it.
-                partly = {
-                    name
-                    for name, layer in model.named_modules()
-                    if not isinstance(layer, VocabParallelEmbedding)
-                    and (info := get_layerwise_info(layer)).can_load()
-                    and 0 < info.load_numel < info.load_numel_total
-                }
-            finally:  # whatever happened in the stream, the layers must be usable for the next one
-                finalize_layerwise_reload(model, self.vllm_config.model_config)
+        with self._swapping() as model:
+            # A fused layer counts as loaded once one of its parts is: look at how much it got. Vocabularies are padded,
+            # so theirs is never all of it.
+            partly = {
+                name
+                for name, layer in model.named_modules()
+                if not isinstance(layer, VocabParallelEmbedding)
+                and (info := get_layerwise_info(layer)).can_load()
+                and 0 < info.load_numel < info.load_numel_total
+            }
+            finalize_layerwise_reload(model, self.vllm_config.model_config)
             head = getattr(model, "lm_head", None)
             if head is not None and hasattr(head, "quant_method"):
                 head.quant_method.process_weights_after_loading(head)
-        return partly | {name for name, _ in model.named_parameters()} - set(loaded)
+        return partly | {name for name, _ in model.named_parameters()} - self._swapped
+
+    @contextmanager
+    def _swapping(self) -> Iterator[torch.nn.Module]:
+        from vllm.config import set_current_vllm_config
+
+        with set_current_vllm_config(self.vllm_config), torch.inference_mode():
+            yield self.model_runner.get_model()
 
 
 class VllmEngine(Engine):
@@ -70,8 +86,12 @@ class VllmEngine(Engine):
         seed: int,
         trust_remote_code: bool,
         memory: float | None = None,
+        tensor_parallel: int | None = None,
     ) -> None:
-        self.folder, self.max_length = folder, max_length
+        self.folder, self.max_length, self._sharded = folder, max_length, tensor_parallel is not None
+        chosen: dict[str, Any] = {} if memory is None else {"gpu_memory_utilization": memory}
+        if self._sharded:  # over processes of this machine, also in an actor of Ray's
+            chosen |= {"tensor_parallel_size": tensor_parallel, "distributed_executor_backend": "mp"}
         try:
             self._llm = LLM(
                 str(folder),
@@ -83,15 +103,23 @@ class VllmEngine(Engine):
                 enforce_eager=not torch.cuda.is_available(),
                 worker_extension_cls=f"{WeightSwap.__module__}.{WeightSwap.__qualname__}",
                 disable_log_stats=True,
-                **({} if memory is None else {"gpu_memory_utilization": memory}),
+                **chosen,
             )
         except (ValueError, OSError, RuntimeError) as error:
-            reason = str(error).strip().partition("\n")[0]
+            said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            reason = said.removeprefix("Value error, ").strip().partition("\n")[0]
             raise BenchError(f"vLLM cannot start on {folder}: {reason}") from error
         self.tokenizer: Any = self._llm.get_tokenizer()
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        missing = set().union(*self._llm.collective_rpc("swap_weights", args=(iter(weights),)))
+        # The processes of a sharded model are sent one tensor after the other: a stream stays where it is.
+        parts = ([(name, tensor.cpu())] for name, tensor in weights) if self._sharded else [iter(weights)]
+        self._llm.collective_rpc("begin_swap")
+        try:
+            for part in parts:
+                self._llm.collective_rpc("take_weights", args=(part,))
+        finally:  # whatever happened in the stream, the layers must be usable for the next one
+            missing = set().union(*self._llm.collective_rpc("end_swap"))
         if missing:
             raise BenchError(f"the weights lack {min(missing)}, which the model's configuration asks for")
         self.forget()

@@ -49,6 +49,8 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("engine.dtype", "int8", "'bfloat16', 'float16' or 'float32'"),
     ("engine.max_length", 3, "greater than or equal to 64"),
     ("engine.memory", 2, "less than or equal to 1"),
+    ("engine.tensor_parallel", 1, "greater than or equal to 2"),
+    ("engine.tensor_parallel", 64, "engine.tensor_parallel asks for 64 GPUs and this machine has"),
     ("methods", {"ties": {"densty": 1}}, "did you mean 'density'"),
     ("methods", {"ties": {"density": float("inf")}}, "density"),
     ("methods", {"tise": {}}, "did you mean 'ties'"),
