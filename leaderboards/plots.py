@@ -34,6 +34,7 @@ from leaderboards.text import display_name, plain
 SWEPT = "#8f8f8f"
 LINES = {"none": (0, (1, 1.5)), "task": (0, (4, 1.6)), "task+safety": "-"}
 LEGEND_COLUMNS = 6
+LABELS = 30  # characters that fit under a panel's axis side by side
 NEAR = 0.1  # of the axis: closer, the labels of two settings overlap
 SCORES = (  # of an ablation: title, column, columns of the interval's ends without _lo and _hi
     ("refusals, % of unsafe prompts", "refusal_rate", "refusal"),
@@ -265,19 +266,21 @@ def ablation(
     if not len(every):
         raise ValueError(f"an ablation needs rows in arm {' or '.join(arms)}")
     places, look_of = _places(values), looks(every)
+    labels = [_setting(value, LABELS // len(values)) for value in values]
     lines = sorted(
         set(zip(every["method"], every["arm"], strict=True)), key=lambda line: (line[0], ARMS.index(line[1]))
     )
     margin = 0.08 if len(values) > 3 else 0.25
     top = 1.0 + 0.21 * -(-len(look_of) // LEGEND_COLUMNS)  # inches for the heading and the legend
-    with new_figure(9.6, 2.95 + top) as figure:
+    bottom = 0.36 + 0.16 * max(label.count("\n") + 1 for label in labels)
+    with new_figure(9.6, 2.43 + bottom + top) as figure:
         for axes, (title, column, ends) in zip(figure.subplots(1, 3), SCORES, strict=True):
             axes.set_title(title, loc="left", size=9.5, color=INK)
             highest = 100 * max(every[f"{ends}_hi"].max(), every[column].max())
             # Refusals may be anything from 0 to 100 %; the other two would be flat lines on that scale.
             limit = 104 if column == "refusal_rate" or pd.isna(highest) else max(20, min(104, 1.25 * highest))
             axes.set(xlabel=plain(xlabel), xlim=(-margin, 1 + margin), ylim=(-0.03 * limit, limit))
-            axes.set_xticks(places, labels=[_setting(value) for value in values])
+            axes.set_xticks(places, labels=labels)
             axes.grid(True, axis="y")
             parent = _yardstick(points, column)
             if parent is not None:
@@ -288,7 +291,7 @@ def ablation(
                 there = [rows[(rows["method"] == method) & (rows["arm"] == arm)] for rows in shown]
                 _draw_line(axes, np.array(places) + aside, there, (column, ends), look_of[method], arm)
         height = figure.get_figheight()
-        figure.subplots_adjust(0.045, 0.52 / height, 0.99, 1 - top / height, 0.13)
+        figure.subplots_adjust(0.045, bottom / height, 0.99, 1 - top / height, 0.13)
         _explain(figure, points, xlabel, look_of, [arm for arm in ARMS if (every["arm"] == arm).any()])
         return rendered(figure)
 
@@ -316,8 +319,10 @@ def _places(values: Sequence[float | str]) -> list[float]:
     return places if min(np.diff(sorted(places))) > NEAR else even
 
 
-def _setting(value: float | str) -> str:
-    return "\n".join(textwrap.wrap(plain(value), 14)) if isinstance(value, str) else f"{value:g}"
+def _setting(value: float | str, width: int) -> str:
+    """A setting as a label of lines of so many characters, where its words allow."""
+    lines = textwrap.wrap(plain(value), width, break_long_words=False) if isinstance(value, str) else [f"{value:g}"]
+    return "\n".join(lines)
 
 
 def _draw_line(
