@@ -20,12 +20,12 @@ from bench.card import coefficients_json, merge_card
 from bench.checkpoints import AnyCheckpoint
 from bench.errors import BenchError
 from bench.vocabulary import in_vocabulary_of
-from bench.writer import SHARD, write_checkpoint
+from bench.writer import SHARD, Layout, write_checkpoint
 from merges.apply import Plan
 from merges.registry import Merger
 from merges.space import Coefficients
 
-AHEAD = 512 * 2**20  # bytes of merged tensors that may wait to be written, beside the one that is
+ROOM = 256 * 2**20  # bytes that tensors on their way may take together, where none takes more by itself
 
 
 @dataclass(frozen=True)
@@ -103,36 +103,59 @@ def write(recipe: Recipe, out: Path, *, device: str = "cpu", threads: int | None
     )
     reference = recipe.reference
     layout = {name: (reference.shape(name), _dtype(reference, name, recipe.dtype)) for name in reference}
-    workers = threads or torch.get_num_threads()
-    return write_checkpoint(
-        _merged(plan, recipe.coefficients, layout, workers),
-        layout,
-        out,
-        source=recipe.folder or reference.folder,
-        dtype=recipe.dtype,
-        texts={"README.md": merge_card(recipe), "coefficients.json": coefficients_json(recipe)},
-        shard=shard,
-    )
+    with ThreadPoolExecutor() as pool:  # gigabytes are hashed for the card while they are merged
+        hashed = [pool.submit(getattr, parent, "sha256") for parent in recipe.parents.values()]
+
+        def texts() -> dict[str, str]:
+            for future in hashed:
+                future.result()
+            return {"README.md": merge_card(recipe), "coefficients.json": coefficients_json(recipe)}
+
+        try:
+            return write_checkpoint(
+                _merged(plan, recipe.coefficients, layout, threads or torch.get_num_threads()),
+                layout,
+                out,
+                source=recipe.folder or reference.folder,
+                dtype=recipe.dtype,
+                texts=texts,
+                shard=shard,
+            )
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _merged(plan: Plan, coefficients: Coefficients, layout, workers: int) -> Iterator[tuple[str, Tensor]]:
-    """The merged tensors in order, some being computed while the caller handles one."""
-    waiting: deque[tuple[str, Future[Tensor], int]] = deque()
-    names, held = iter(layout), 0
+def _merged(plan: Plan, coefficients: Coefficients, layout: Layout, workers: int) -> Iterator[tuple[str, Tensor]]:
+    """The merged tensors in order, some being computed while the caller handles one: as many at a time as the largest
+    needs memory by itself."""
+    waiting: deque[tuple[str, Future[Tensor]]] = deque()
+    elements = {name: torch.Size(shape).numel() for name, (shape, _) in layout.items()}
+    names = iter(layout)
+    copies = len(plan.sources) + 2  # of float32: what a merger is given, what it returns, and one on its way there
+
+    def working(name: str) -> int:
+        return 4 * copies * elements[name]
+
+    def taken() -> int:
+        return sum(plan.dtype.itemsize * elements[name] if one.done() else working(name) for name, one in waiting)
+
+    room = max(ROOM, *map(working, layout))
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         upcoming = next(names, None)
         while upcoming is not None or waiting:
-            while upcoming is not None and len(waiting) < 2 * workers and (held < AHEAD or not waiting):
-                size = torch.Size(layout[upcoming][0]).numel() * plan.dtype.itemsize
-                waiting.append((upcoming, pool.submit(plan.tensor, upcoming, coefficients), size))
-                held, upcoming = held + size, next(names, None)
-            name, future, size = waiting.popleft()
+            while upcoming is not None and (
+                not waiting or (len(waiting) < 2 * workers and taken() + working(upcoming) <= room)
+            ):
+                waiting.append((upcoming, pool.submit(plan.tensor, upcoming, coefficients)))
+                upcoming = next(names, None)
+            name, future = waiting.popleft()
             try:
-                yield name, future.result()
+                merged = future.result()
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
-            held -= size
+            del future  # it holds the tensor
+            yield name, merged
 
 
 def _dtype(reference: AnyCheckpoint, name: str, dtype: torch.dtype) -> torch.dtype:

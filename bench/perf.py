@@ -120,7 +120,7 @@ def _small(folder: Path) -> list[Path]:
             adapted = open_adapter(ADAPTERS / name, opened)
             layout = {key: (adapted.shape(key), torch.bfloat16) for key in adapted}
             stream = ((key, adapted[key].bfloat16()) for key in adapted)
-            write_checkpoint(stream, layout, out, source=base, dtype=torch.bfloat16, texts={})
+            write_checkpoint(stream, layout, out, source=base, dtype=torch.bfloat16, texts=dict)
         made.append(out)
     return made
 
@@ -158,7 +158,7 @@ def _large(folder: Path) -> list[Path]:
         out = folder / f"model{seed}"
         if not out.exists():
             write_checkpoint(
-                tensors(seed), layout, out, source=source, dtype=torch.bfloat16, texts={}, shard=450_000_000
+                tensors(seed), layout, out, source=source, dtype=torch.bfloat16, texts=dict, shard=450_000_000
             )
         made.append(out)
     return made

@@ -47,7 +47,7 @@ def sample(records: Sequence[Record], count: int, seed: int = 0) -> list[Record]
 
 def rerun(suite: Suite, chosen: Sequence[Record], log: Path, terminal: Terminal) -> list[Difference]:
     """Compute the cells of records of one suite again. Raises BenchError where the suite, as it is here, is not the
-    one they are of, or a cell of it no longer exists."""
+    one they are of, or gives a technique other options."""
     prompts = load_prompts(suite.safety)
     with captured(log), tempfile.TemporaryDirectory() as stages:
         parents = open_parents(suite, terminal)
@@ -60,6 +60,9 @@ def rerun(suite: Suite, chosen: Sequence[Record], log: Path, terminal: Terminal)
                     "here; name theirs with --suite"
                 )
         cells = [_cell(suite, record) for record in chosen]
+        for record, cell in zip(chosen, cells, strict=True):
+            if cell.fingerprint != record.cell:
+                terminal.say(f"{cell.label}: its technique or tuner was another version then; the one here is compared")
         bench = Bench(
             suite=suite,
             conditions=given,
@@ -92,7 +95,7 @@ def compare(pairs: Sequence[tuple[str, Record, Record]]) -> list[Difference]:
 
 
 def _cell(suite: Suite, record: Record) -> Cell:
-    """The cell that a record is of, in the grid of its suite."""
+    """The cell that a record is of, in the grid of its suite; of another version of its technique or tuner maybe."""
     one = suite.model_copy(update={"seeds": (record.seed,)})
     if record.method.startswith(PARENT):
         cells = parent_cells(one, record.fingerprint)
@@ -100,12 +103,13 @@ def _cell(suite: Suite, record: Record) -> Cell:
         cells = sweep_cells(one, record.fingerprint)
     else:
         cells = merge_cells(one, record.fingerprint, [find(record.method)], [record.arm])
+    options = record.merger.options if record.merger is not None else {}
     for cell in cells:
-        if cell.fingerprint == record.cell:
+        if cell.method == record.method and dict(cell.options) == options:
             return cell
     raise BenchError(
-        f"{record.method!a}, arm {record.arm}, seed {record.seed} was made by another version of its technique or "
-        "tuner; rerun it there"
+        f"{record.method!a}, arm {record.arm}, seed {record.seed} had other options than the suite {suite.name} has "
+        "here; name its own with --suite"
     )
 
 

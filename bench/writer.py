@@ -1,6 +1,6 @@
 """Writes a checkpoint as it is made: sharded safetensors, one tensor at a time, a folder that appears when it is whole.
 
-    write_checkpoint(weights, shapes, out, source=parent.folder, dtype=torch.bfloat16, texts={"README.md": ...})
+    write_checkpoint(weights, shapes, out, source=parent.folder, dtype=torch.bfloat16, texts=dict)
 
 A safetensors file is a header and then the tensors' bytes. All shapes are known before the first tensor is, so headers
 are written first and no shard is ever held in memory.
@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,15 +43,15 @@ def write_checkpoint(
     *,
     source: Path,
     dtype: torch.dtype,
-    texts: Mapping[str, str],
+    texts: Callable[[], Mapping[str, str]],
     shard: int = SHARD,
 ) -> Path:
     """Write a stream of (name, tensor), in the order of `layout`, as an HF folder. Returns `out`.
 
-    Configuration, tokenizer and chat template come from the folder `source`; `texts` are more files, by name. The
-    folder is made beside `out` and takes its name when everything is on disk; an interrupted write leaves nothing of
-    that name. Raises BenchError where `out` is there already or cannot be written, and where the stream does not fit
-    the layout.
+    Configuration, tokenizer and chat template come from the folder `source`; `texts` gives more files, by name,
+    when the weights are written. The folder is made beside `out` and takes its name when everything is on disk; an
+    interrupted write leaves nothing of that name. Raises BenchError where `out` is there already or cannot be written,
+    and where the stream does not fit the layout.
     """
     if out.exists():
         raise BenchError(f"{out} is there already; choose another folder, or remove it")
@@ -73,7 +73,7 @@ def write_checkpoint(
         config["dtype"] = str(dtype).removeprefix("torch.")
         config.pop("torch_dtype", None)
         _write_json(work / "config.json", config)
-        for name, text in texts.items():
+        for name, text in texts().items():
             (work / name).write_text(text, encoding="utf-8")
     return out
 

@@ -16,8 +16,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from merges.blocks import BLOCK
 from merges.errors import MergeError, blamed
 from merges.registry import Merger
+from merges.scratch import Scratch
 from merges.space import Coefficients, Value
 
 Model = Mapping[str, Tensor]
@@ -31,7 +33,7 @@ class _Inputs(NamedTuple):
 
     origin: Tensor
     stacked: Tensor | None = None  # [n_models, *shape] float32: weights, or task vectors
-    base: Tensor | None = None  # [*shape] float32
+    base: Tensor | None = None  # [*shape] on the plan's device, in its own dtype
 
 
 @dataclass
@@ -66,6 +68,7 @@ class Plan:
     aligned: Model | None = None
     device: str = "cpu"  # where it is computed
     held: "_Held | None" = None  # see `holding`
+    scratch: Scratch = field(default_factory=Scratch, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.merger.form == "deltas" and self.base is None:
@@ -124,17 +127,29 @@ class Plan:
         return tensors
 
     def _merge(self, name: str, values: Mapping[str, Value]) -> Tensor:
+        origin, base, merged = self._computed(name, values)
+        if merged is None:
+            return origin.to(self.dtype) if origin.is_floating_point() else origin
+        if merged.requires_grad:
+            _check_result(merged)
+            return (merged if base is None else base.float() + merged).view(origin.shape).to(self.dtype)
+        result, flat = torch.empty(origin.shape, dtype=self.dtype, device=merged.device), merged.reshape(-1)
+        for part in _parts(flat):
+            _check_result(flat[part])
+            result.view(-1)[part] = flat[part] if base is None else base.view(-1)[part].float() + flat[part]
+        return result
+
+    def _computed(self, name: str, values: Mapping[str, Value]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """A tensor of the reference model, what is to be added to the merger's result, and that result: None where
+        all models have the same tensor. What the merger was given is let go of, unless it is held."""
         inputs = self._inputs(name)
         if inputs.stacked is None:
-            return inputs.origin.to(self.dtype) if inputs.origin.is_floating_point() else inputs.origin
-        stacked, base = inputs.stacked, inputs.base
-        given = (stacked[:-1], stacked[-1]) if self.merger.safety else (stacked,)
+            return inputs.origin, None, None
+        given = (inputs.stacked[:-1], inputs.stacked[-1]) if self.merger.safety else (inputs.stacked,)
         merged = self.merger.function(*given, **self._arguments(name, values))
-        if merged.shape != base.shape:
-            raise MergeError(f"it returned shape {list(merged.shape)} for {list(base.shape)}")
-        if not _finite(merged):
-            raise MergeError("the result is not finite; choose other coefficients")
-        return (base + merged if self.merger.form == "deltas" else merged).view(inputs.origin.shape).to(self.dtype)
+        if merged.shape != inputs.stacked.shape[1:]:
+            raise MergeError(f"it returned shape {list(merged.shape)} for {list(inputs.stacked.shape[1:])}")
+        return inputs.origin, inputs.base if self.merger.form == "deltas" else None, merged
 
     def _inputs(self, name: str) -> "_Inputs":
         """What the merger is given of a tensor; held where the plan holds and there is room."""
@@ -149,18 +164,31 @@ class Plan:
         origin, tensors = self.reference[name], self._read(name)
         # Adapters leave most tensors alone, and merging copies of one tensor is that tensor: skip the work, exactly.
         # An empty tensor is such a copy too.
-        if not origin.is_floating_point() or all(torch.equal(tensor, origin) for tensor in tensors.values()):
+        others = [tensors[model] for model, source in self.sources.items() if source is not self.reference]
+        if not origin.is_floating_point() or all(torch.equal(tensor, origin) for tensor in others):
             return _Inputs(origin)
         shape = origin.shape or (1,)  # a scalar is a vector of one element to a merger
-        stacked = torch.stack([tensor.to(self.device).float().view(shape) for tensor in tensors.values()])
-        base = origin.to(self.device).float().view(shape)
-        if self.merger.form == "deltas":
-            stacked -= base
-        # A method that elects or selects can lose a NaN on its way, so the input is checked as well as the output.
-        if not _finite(stacked):
-            guilty = [key for key, tensor in {**tensors, "the base": origin}.items() if not _finite(tensor.float())]
-            raise MergeError(f"{' and '.join(guilty)} holds NaN or infinity; repair that checkpoint")
+        base = origin.to(self.device).view(shape)
+        stacked = self._empty(len(tensors), *shape)
+        rows, given = stacked.view(len(tensors), -1), [one.to(self.device).reshape(-1) for one in tensors.values()]
+        for part in _parts(base):
+            start = base.view(-1)[part].float() if self.merger.form == "deltas" else None
+            for row, one in zip(rows, given, strict=True):
+                row[part] = one[part]
+                if start is not None:
+                    row[part] -= start
+            # A method that elects or selects can lose a NaN on its way, so the input is checked as well as the output.
+            if not _finite(rows[:, part]):
+                guilty = [key for key, one in {**tensors, "the base": origin}.items() if not _finite(one.float())]
+                raise MergeError(f"{' and '.join(guilty)} holds NaN or infinity; repair that checkpoint")
         return _Inputs(origin, stacked, base)
+
+    def _empty(self, *shape: int) -> Tensor:
+        """Room for what a merger is given, float32: memory that is used again, unless it is held or on a GPU, where
+        PyTorch does so itself."""
+        if self.held is None and self.device == "cpu":
+            return self.scratch.empty(*shape)
+        return torch.empty(shape, dtype=torch.float32, device=self.device)
 
     def _arguments(self, tensor: str, values: Mapping[str, Value]) -> dict[str, Any]:
         """Coefficients and options as the merger's function takes them: per-model values as tensors, generators seeded
@@ -194,6 +222,19 @@ def merge(plan: Plan, coefficients: Coefficients) -> Iterator[tuple[str, Tensor]
         with blamed(f"{plan.merger.name}, tensor {name}"):  # not in `tensor`: autograd signals by raising through it
             merged = plan.tensor(name, coefficients)
         yield name, merged
+
+
+def _parts(tensor: Tensor) -> Iterator[slice]:
+    """Of the flattened tensor: on a CPU pieces that stay in its cache, so that a chain of operations makes no copies
+    of the tensor's size; a GPU is given the whole."""
+    count = tensor.numel()
+    step = BLOCK if tensor.device.type == "cpu" else count
+    return (slice(start, start + step) for start in range(0, count, step))
+
+
+def _check_result(tensor: Tensor) -> None:
+    if not _finite(tensor):
+        raise MergeError("the result is not finite; choose other coefficients")
 
 
 def _finite(tensor: Tensor) -> bool:

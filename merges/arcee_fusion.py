@@ -38,5 +38,5 @@ def _importance(a: Tensor, b: Tensor) -> Tensor:
 def _threshold(values: Tensor) -> float:
     """Median plus 1.5 times the distance of the quartiles, each the element at floor(q (N − 1)) in order."""
     ranks = [int(np.float32(share) * np.float32(values.numel() - 1)) for share in (0.25, 0.5, 0.75)]
-    low, median, high = at_ranks(values, ranks)
+    low, median, high = at_ranks(values.clone(), ranks)
     return median + 1.5 * (high - low)

@@ -4,12 +4,13 @@ A chain of operations on whole tensors reads and writes memory once an operation
 in blocks it reads each input and writes each output once, and holds almost nothing. The values are the same.
 """
 
+import itertools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-BLOCK = 2**18  # elements of a block
+BLOCK = 2**16  # elements of a block: a few rows of it, and what is made of them, fit into 1 MiB
 
 
 def blockwise(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
@@ -18,5 +19,11 @@ def blockwise(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     tensors: [n, *shape] each, of one shape -> [*shape].
     """
     shape, flat = tensors[0].shape[1:], [tensor.reshape(len(tensor), -1) for tensor in tensors]
-    blocks = zip(*(rows.split(BLOCK, dim=1) for rows in flat), strict=True)
-    return torch.cat([function(*block) for block in blocks]).view(shape)
+    blocks = (function(*block) for block in zip(*(rows.split(BLOCK, dim=1) for rows in flat), strict=True))
+    first = next(blocks)
+    if first.requires_grad:
+        return torch.cat([first, *blocks]).view(shape)
+    merged = torch.empty(shape, dtype=first.dtype, device=first.device)
+    for part, block in zip(merged.view(-1).split(BLOCK), itertools.chain([first], blocks), strict=True):
+        part.copy_(block)
+    return merged

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from merges.blocks import blockwise
-from merges.dare_ties import drawn, scales
+from merges.dare_ties import drawn
 from merges.registry import Held, PerModel, Rngs, at_once, merger, param
 
 
@@ -26,6 +26,6 @@ def dare_linear(
 
     deltas: [n_models, *shape] -> [*shape]. weight, lam: as in Task Arithmetic. density, rescale: as in DARE-TIES.
     """
-    masks = held(drawn, rngs, deltas, density)
-    share = lam * weight * scales(deltas, masks, density, rescale)[:, 0]
+    masks, scale = held(drawn, rngs, deltas, density, rescale)
+    share = lam * weight * scale
     return blockwise(lambda block, kept: torch.tensordot(share, block * kept, dims=1), deltas, masks)

@@ -9,9 +9,10 @@ A vector is one row; rows of one element are kept.
 import torch
 from torch import Tensor
 
-from merges.blocks import blockwise
+from merges.blocks import BLOCK, blockwise
 from merges.dare_ties import l1_scales
 from merges.errors import MergeError
+from merges.ranks import ascending
 from merges.registry import Held, PerModel, Rngs, at_once, merger, param
 from merges.ties import disjoint_mean
 
@@ -36,44 +37,44 @@ def della(
     above it; where it would leave [0, 1] it is cut there. rescale: "probability" divides each element by its own, as
     in the paper; "l1" restores each task vector's L1 norm.
     """
-    inverse = held(kept, rngs, deltas, density, epsilon)
+    inverse = held(kept, rngs, deltas, density, epsilon, rescale)
     scale = scales(deltas, inverse, rescale)
     return blockwise(
-        lambda block, inverse: lam * disjoint_mean(magprune(block, inverse, scale), weight, normalize), deltas, inverse
+        lambda block, inverse: lam * disjoint_mean(block * inverse, weight, normalize, scale), deltas, inverse
     )
 
 
-def kept(rngs: Rngs, deltas: Tensor, density: float, epsilon: float) -> Tensor:
-    """1 / p where an element is kept, else 0: [n_models, *shape]. Drawn on the CPU: every device sees the same."""
-    return torch.stack([_kept(delta, rng, density, epsilon) for delta, rng in zip(deltas, rngs, strict=True)])
+def kept(rngs: Rngs, deltas: Tensor, density: float, epsilon: float, rescale: str) -> Tensor:
+    """1 / p where an element is kept, else 0: [n_models, *shape]; to rescale by "l1" only whether it is kept.
 
-
-def scales(deltas: Tensor, inverse: Tensor, rescale: str) -> Tensor | None:
-    """For "l1" what each task vector is multiplied by to have its old L1 norm, [n_models, 1]; else None.
-
-    Raises MergeError for a way of rescaling that is not known.
+    Drawn on the CPU, so that every device sees the same. Raises MergeError for a way of rescaling that is not known.
     """
     if rescale not in ("probability", "l1"):
         raise MergeError(f"rescale must be 'probability' or 'l1', got {rescale!r}")
-    return None if rescale == "probability" else l1_scales(deltas, inverse > 0)
+    inverse = torch.empty(deltas.shape, dtype=torch.bool if rescale == "l1" else torch.float32, device=deltas.device)
+    length = deltas.shape[-1]
+    for delta, chosen, rng in zip(deltas, inverse, rngs, strict=True):
+        _draw(delta.view(-1, length), chosen.view(-1, length), rng, density, epsilon)
+    return inverse
 
 
-def magprune(deltas: Tensor, inverse: Tensor, scale: Tensor | None) -> Tensor:
-    """What is kept of each task vector, rescaled: each element by 1 / p, or all of a task vector by its scale.
-
-    [n_models, elements] twice -> [n_models, elements]
-    """
-    return deltas * inverse if scale is None else deltas * (inverse > 0) * scale
+def scales(deltas: Tensor, inverse: Tensor, rescale: str) -> Tensor:
+    """What each task vector is multiplied by to make up for what was dropped: [n_models]; 1 where its elements are."""
+    return l1_scales(deltas, inverse) if rescale == "l1" else torch.ones(len(deltas)).to(deltas)
 
 
-def _kept(delta: Tensor, rng: torch.Generator, density: float, epsilon: float) -> Tensor:
-    rows = delta.abs().view(-1, delta.shape[-1])
+def _draw(rows: Tensor, chosen: Tensor, rng: torch.Generator, density: float, epsilon: float) -> None:
+    """Fill `chosen`: [rows, length]."""
     length = rows.shape[1]
     if density >= 1 or length <= 1:
-        return torch.ones_like(delta)
+        chosen.fill_(1)
+        return
     share = torch.arange(length, dtype=torch.float32) / (length - 1)
     probability = (density - epsilon + 2 * epsilon * share).clamp(0, 1)
-    # Draws belong to ranks, so the row need not be put back in order before it is drawn.
-    drawn = torch.rand(rows.shape, generator=rng) < probability
-    inverse = torch.where(drawn, 1 / probability.clamp_min(torch.finfo(torch.float32).tiny), 0.0).to(delta.device)
-    return torch.empty_like(rows).scatter_(1, rows.argsort(dim=1), inverse).view(delta.shape)
+    inverse = 1 / probability.clamp_min(torch.finfo(torch.float32).tiny)
+    count = max(1, BLOCK // length)
+    for block, places in zip(rows.split(count), chosen.split(count), strict=True):
+        # Draws belong to ranks, so the row need not be put back in order before it is drawn.
+        drawn = torch.rand(block.shape, generator=rng) < probability
+        values = drawn if chosen.dtype == torch.bool else drawn * inverse
+        places.scatter_(1, ascending(block.abs()), values.to(rows.device))

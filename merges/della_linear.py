@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from merges.blocks import blockwise
-from merges.della import kept, magprune, scales
+from merges.della import kept, scales
 from merges.registry import Held, PerModel, Rngs, at_once, merger, param
 
 
@@ -27,8 +27,6 @@ def della_linear(
 
     deltas: [n_models, *shape] -> [*shape]. weight, lam: as in Task Arithmetic. density, epsilon, rescale: as in DELLA.
     """
-    inverse = held(kept, rngs, deltas, density, epsilon)
-    scale = scales(deltas, inverse, rescale)
-    return blockwise(
-        lambda block, inverse: torch.tensordot(lam * weight, magprune(block, inverse, scale), dims=1), deltas, inverse
-    )
+    inverse = held(kept, rngs, deltas, density, epsilon, rescale)
+    share = lam * weight * scales(deltas, inverse, rescale)
+    return blockwise(lambda block, inverse: torch.tensordot(share, block * inverse, dims=1), deltas, inverse)

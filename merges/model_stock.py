@@ -5,12 +5,11 @@
 Where 1 + (n − 1) c is zero the task vectors cancel and there is no estimate: the tensor stays the base's.
 """
 
-import itertools
-
 import torch
 from torch import Tensor
 
 from merges.registry import merger
+from merges.sphere import combine, directions
 
 SMALL = 1e-6  # below this a product of norms, or a denominator, counts as zero
 
@@ -24,15 +23,20 @@ def model_stock(deltas: Tensor, *, filter_wise: bool = False) -> Tensor:
     """
     if len(deltas) == 1:
         return deltas[0]
-    count, rows = len(deltas), deltas.flatten(1)
-    if filter_wise:
-        rows = deltas.reshape(count, -1, deltas.shape[-1])
-    norms = rows.norm(dim=-1)
-    pairs = [
-        ((rows[i] * rows[j]).sum(-1) / (norms[i] * norms[j]).clamp_min(SMALL)).clamp(-1, 1)
-        for i, j in itertools.combinations(range(count), 2)
-    ]
-    cosine = torch.stack(pairs).mean(0).unsqueeze(-1)
+    count = len(deltas)
+    if not filter_wise:
+        cosines, norms, _ = directions(deltas)
+        return combine(_share(cosines * norms[:, None] * norms[None], norms).expand(count) / count, deltas)
+    rows = deltas.reshape(count, -1, deltas.shape[-1])
+    products = torch.einsum("irl,jrl->rij", rows, rows).double()
+    share = _share(products, products.diagonal(dim1=1, dim2=2).sqrt())
+    return (rows.mean(0) * share[:, None].to(rows)).view(deltas.shape[1:])
+
+
+def _share(products: Tensor, norms: Tensor) -> Tensor:
+    """t, from the inner products of n task vectors, [..., n, n], and their norms, [..., n]."""
+    count = norms.shape[-1]
+    cosines = (products / (norms[..., None] * norms[..., None, :]).clamp_min(SMALL)).clamp(-1, 1)
+    cosine = cosines[..., *torch.triu_indices(count, count, 1)].mean(-1)
     below = 1 + (count - 1) * cosine
-    share = torch.where(below.abs() < SMALL, 0.0, count * cosine / torch.where(below.abs() < SMALL, 1.0, below))
-    return (share * rows.mean(0)).reshape(deltas.shape[1:])
+    return torch.where(below.abs() < SMALL, 0.0, count * cosine / torch.where(below.abs() < SMALL, 1.0, below))

@@ -43,7 +43,10 @@ def thresholds(deltas: Tensor, density: float) -> list[float]:
     """The magnitude of the k-th largest element of each task vector, k = max(1, floor(density·N))."""
     keep = max(1, int(density * deltas[0].numel()))
     rank = deltas[0].numel() - keep
-    return [0.0 if rank <= 0 else at_ranks(delta.abs().flatten(), [rank])[0] for delta in deltas]
+    if rank <= 0:
+        return [0.0] * len(deltas)
+    sizes = torch.empty_like(deltas[0]).flatten()
+    return [at_ranks(torch.abs(delta.flatten(), out=sizes), [rank])[0] for delta in deltas]
 
 
 def trim(delta: Tensor, density: float) -> Tensor:
@@ -57,15 +60,17 @@ def keep_from(delta: Tensor, threshold: float) -> Tensor:
     return torch.nn.functional.hardshrink(delta, float(np.nextafter(np.float32(threshold), np.float32(0))))
 
 
-def disjoint_mean(deltas: Tensor, weight: Tensor, normalize: bool = True) -> Tensor:
+def disjoint_mean(deltas: Tensor, weight: Tensor, normalize: bool = True, scale: Tensor | float = 1.0) -> Tensor:
     """Per element the weighted mean of the task vectors whose sign is the elected one; 0 where there is none.
 
-    deltas: [n_models, N], weight: [n_models], none negative -> [N]. normalize: False gives the weighted sum.
+    deltas: [n_models, N], weight: [n_models], none negative -> [N]. normalize: False gives the weighted sum. scale:
+    what each task vector is multiplied by first, positive, [n_models].
     """
     with torch.no_grad():  # the election is held while weights are differentiated
-        elected = (weight @ deltas >= 0).to(deltas).mul_(2).sub_(1)
+        votes = (weight * scale) @ deltas
+        elected = torch.ones_like(votes).copysign_(votes.add_(0.0))  # -0 counts as 0
         agreeing = (deltas * elected).clamp_min_(0)  # the magnitude where the sign is the elected one, else 0
-    merged = elected * (weight @ agreeing)
+    merged = elected * ((weight * scale) @ agreeing)
     if not normalize:
         return merged
     total = weight @ agreeing.sign()

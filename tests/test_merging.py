@@ -138,7 +138,7 @@ def test_a_stream_that_does_not_fit_is_refused(tiny_models, tmp_path):
         [("a", torch.ones(2).half())],
     ):
         with pytest.raises(BenchError, match="belongs"):
-            write_checkpoint(stream, layout, tmp_path / "x", source=tiny_models["a"], dtype=torch.float32, texts={})
+            write_checkpoint(stream, layout, tmp_path / "x", source=tiny_models["a"], dtype=torch.float32, texts=dict)
     assert not list(tmp_path.iterdir())
 
 

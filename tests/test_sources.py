@@ -36,7 +36,7 @@ def test_a_changed_helper_makes_new_cells_of_those_who_use_it_and_of_nobody_else
     of_ranks = {"arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "sce", "ties"}
     of_ties = {"dare_ties", "dare_linear", "della", "della_linear", "led"}  # which imports ranks
     assert {method for _, method, _ in changed("ranks.py")} == of_ranks | of_ties
-    assert {method for _, method, _ in changed("sphere.py")} == {"karcher", "multislerp"}
+    assert {method for _, method, _ in changed("sphere.py")} == {"karcher", "model_stock", "multislerp"}
     assert {(tuner, arm) for tuner, _, arm in changed("tuners/best.py")} == {("evomm", "task+safety")}
     assert not any(method in ("fisher", "lm_cocktail") for _, method, _ in changed("tuners/best.py"))
     for module in ("registry.py", "apply.py", "linear.py", "tuners/random.py", "conformance.py"):

@@ -16,12 +16,15 @@ from bench.cli import app
 from bench.errors import BenchError
 from bench.failures import CellName, write_failure
 from bench.fingerprints import cell_fingerprints, fingerprint
+from bench.grid import merge_cells
 from bench.judges import RefusalRules
 from bench.records import Record, read_record, write_record
-from bench.rerun import compare, sample
+from bench.rerun import _cell, compare, sample
+from bench.suite import load_suite
 from leaderboards.build import board_of, records_below
 from leaderboards.publish import publish, without_answers
 from leaderboards.verify import LARGEST, SUMS, verify
+from merges.registry import find
 from safety_data.rows import PromptRow, read_rows
 
 ROOT = Path(__file__).parents[1]
@@ -334,6 +337,17 @@ def test_a_record_that_a_rerun_contradicts_is_refused(out: Path, monkeypatch) ->
     monkeypatch.setattr("bench.rerun.rerun", again)
     done = CliRunner().invoke(app, ["verify", str(out), "--rerun", "2"])
     assert done.exit_code == 1 and "refusals is not what was recorded" in done.output and asked == [("smol", "vllm", 2)]
+
+
+def test_a_cell_of_another_version_of_its_technique_is_run_again_with_the_one_here() -> None:
+    suite = load_suite("smol")
+    record = good("task_arithmetic")
+    options = merge_cells(suite, record.fingerprint, [find("task_arithmetic")], ["none"])[0].options
+    older = changed(record, merger=record.merger.model_copy(update={"options": dict(options)}))
+    cell = _cell(suite, older)
+    assert (cell.method, cell.arm, cell.seed) == ("task_arithmetic", "none", 0) and cell.fingerprint != older.cell
+    with pytest.raises(BenchError, match="other options"):
+        _cell(suite, record)
 
 
 def test_records_written_by_a_run_are_read_back_as_they_were(out: Path) -> None:
