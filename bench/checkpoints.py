@@ -47,8 +47,9 @@ class Checkpoint(Mapping[str, Tensor]):
         self.folder = folder
         self._file_of = files
         self._open = {path: _open_safetensors(path) for path in dict.fromkeys(files.values())}
+        found = {path: set(opened.keys()) for path, opened in self._open.items()}
         for name, path in files.items():
-            if name not in self._names_in(path):
+            if name not in found[path]:
                 raise BenchError(f"{path} lacks the tensor {name} that its index promises; fetch the checkpoint again")
 
     def __getitem__(self, name: str) -> Tensor:
@@ -83,9 +84,6 @@ class Checkpoint(Mapping[str, Tensor]):
         config.pop("transformers_version", None)
         digest.update(json.dumps(config, sort_keys=True).encode())
         return digest.hexdigest()
-
-    def _names_in(self, path: Path) -> set[str]:
-        return set(self._open[path].keys())
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,8 @@ def _head() -> str:
         f"{platform.python_version()}, torch {torch.__version__}, against mergekit 0.1.5; whole processes, start-up "
         "included, alternating; medians of the runs. Made by `make perf`.\n\n"
         "Private memory leaves out mapped input files. The I/O floor is the bytes read and written over the bandwidth "
-        "of the disk, measured in the same run with the input cached."
+        "of the disk, measured in the same run with the input cached. Our time includes the SHA-256 of every parent, "
+        "for the model card; mergekit hashes nothing."
     )
 
 

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from bench.card import merge_card
 from bench.checkpoints import open_checkpoint
 from bench.cli import app
 from bench.errors import BenchError
-from bench.merging import write
+from bench.merging import _merged, write
 from bench.perf import METHODS, _merge_file
 from bench.records import Record, write_record
 from bench.suite import load_suite
@@ -28,7 +30,7 @@ from bench.terminal import Terminal
 from bench.writer import write_checkpoint
 from merges.apply import Plan, merge
 from merges.errors import MergeError
-from merges.registry import find
+from merges.registry import Merger, find
 from merges.space import check_values, layer_groups
 
 CHOICES = recipes.Choices("ties", {"density": "0.3", "lam": "0.7"}, {"b": "0.5"}, "bfloat16")
@@ -108,6 +110,32 @@ def test_shards_and_index_read_as_one_file(tiny_models, parents, tmp_path):
     opened, wanted = open_checkpoint(out), expected(tiny_models)
     assert all(torch.equal(opened[name], wanted[name]) for name in wanted)
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in wanted.values())
+
+
+def test_no_more_is_computed_at_a_time_than_the_largest_tensor_needs_memory_for(monkeypatch):
+    monkeypatch.setattr("bench.merging.ROOM", 0)
+    shapes = {"embed": (64, 32), **{f"layer.{number}": (16, 32) for number in range(8)}, "head": (64, 32)}
+    running, seen, lock = [0], [], threading.Lock()
+
+    def slow(deltas):
+        size = deltas[0].numel()
+        with lock:
+            running[0] += size
+            seen.append(running[0])
+        time.sleep(0.02)
+        with lock:
+            running[0] -= size
+        return deltas.sum(0)
+
+    base = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    models = {str(seed): {name: torch.full(shape, 1.0 + seed) for name, shape in shapes.items()} for seed in range(2)}
+    merger = Merger("slow", "Slow", "", "deltas", slow, {}, {}, random=False)
+    plan = Plan(merger, models, base, dict.fromkeys(shapes, "all"), seed=0)
+    layout = {name: (shape, torch.bfloat16) for name, shape in shapes.items()}
+    merged = list(_merged(plan, {"all": {}}, layout, workers=8))
+    assert [name for name, _ in merged] == list(shapes) and all((tensor == 3).all() for _, tensor in merged)
+    largest, small = 64 * 32, 16 * 32
+    assert max(seen) <= largest and max(seen[1:-1]) > small  # small ones go together, large ones alone
 
 
 def test_a_merge_that_fails_leaves_no_folder_and_nothing_beside_it(tiny_models, parents, tmp_path):

@@ -19,14 +19,15 @@ import psutil
 import pytest
 import yaml
 
-from bench import scaleout
+from bench import cluster
+from bench.cluster import Room, connected
 from bench.errors import BenchError
 from bench.failures import CellName, read_failures
 from bench.job import Candidate, Job, Limits, Outcome
 from bench.lock import holder, locked
 from bench.records import read_records
 from bench.runner import Schedule
-from bench.scaleout import _cluster, _Deal, _Room
+from bench.scaleout import _Deal
 from bench.suite import ShardedEngine
 from tests.test_isolation import PLUGIN
 from tests.test_run import ROOT, outcome, tiny_suite
@@ -42,7 +43,7 @@ def ray_installed():
 
 def refusal(address: str) -> str:
     """Why there is no cluster at that address."""
-    with pytest.raises(BenchError) as refused, _cluster(address):
+    with pytest.raises(BenchError) as refused, connected(address):
         pass
     return str(refused.value)
 
@@ -93,14 +94,14 @@ def nodes(*resources: dict) -> SimpleNamespace:
 
 def test_an_engine_takes_a_gpu_where_there_are_any_and_else_the_cpus_of_its_threads(head, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    room = _Room(nodes({"GPU": 2, "CPU": 16}, {"CPU": 64}, {"GPU": 1, "CPU": 8}), ShardedEngine(memory=0.5))
+    room = Room(nodes({"GPU": 2, "CPU": 16}, {"CPU": 64}, {"GPU": 1, "CPU": 8}), ShardedEngine(memory=0.5))
     assert room.places() == 3 and room.options["num_gpus"] == 1
-    room = _Room(nodes({"CPU": 11}, {"CPU": 3}), ShardedEngine())
+    room = Room(nodes({"CPU": 11}, {"CPU": 3}), ShardedEngine())
     assert room.places() == 2 and room.options["num_cpus"] == 4 and room.options["num_gpus"] == 0
 
 
 def test_a_sharded_engine_takes_its_gpus_of_one_node(head):
-    room = _Room(
+    room = Room(
         nodes({"GPU": 8, "CPU": 64}, {"GPU": 5, "CPU": 64}, {"GPU": 1, "CPU": 8}), ShardedEngine(tensor_parallel=2)
     )
     assert room.places() == 6 and room.options["num_gpus"] == 2
@@ -108,9 +109,9 @@ def test_a_sharded_engine_takes_its_gpus_of_one_node(head):
 
 def test_a_suite_that_asks_for_gpus_has_no_room_without_them(head):
     with pytest.raises(BenchError, match=r"asks for 1 of a node's GPUs \(engine.memory\) and no node of the Ray"):
-        _Room(nodes({"CPU": 8}), ShardedEngine(memory=0.5))
+        Room(nodes({"CPU": 8}), ShardedEngine(memory=0.5))
     with pytest.raises(BenchError, match=r"asks for 4 of a node's GPUs \(engine.tensor_parallel\) and no node"):
-        _Room(nodes({"GPU": 2, "CPU": 8}, {"GPU": 2, "CPU": 8}), ShardedEngine(tensor_parallel=4))
+        Room(nodes({"GPU": 2, "CPU": 8}, {"GPU": 2, "CPU": 8}), ShardedEngine(tensor_parallel=4))
 
 
 # How cells are dealt, with sites that only say so
@@ -244,7 +245,7 @@ def test_a_cluster_where_no_engine_starts_is_one_sentence(head, tmp_path):
 
 
 def test_a_cluster_without_room_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(scaleout._Room, "places", lambda self: 0)
+    monkeypatch.setattr(cluster.Room, "places", lambda self: 0)
     with pytest.raises(
         BenchError, match=r"no node with the \d+ CPUs of an engine \(OMP_NUM_THREADS\); 3 cells are left"
     ):
@@ -279,7 +280,7 @@ def test_a_cluster_that_stops_is_noticed_where_no_cell_waits_either(head, tmp_pa
 
     def places(self):
         if next(left, None) is None:
-            raise scaleout.RayStopped("on this machine")
+            raise cluster.RayStopped("on this machine")
         return 1
 
     def goes_on():
@@ -287,7 +288,7 @@ def test_a_cluster_that_stops_is_noticed_where_no_cell_waits_either(head, tmp_pa
         while True:
             yield ("at", "node", "something")
 
-    monkeypatch.setattr(scaleout._Room, "places", places)
+    monkeypatch.setattr(cluster.Room, "places", places)
     with pytest.raises(BenchError, match="Ray has stopped"):
         deal(tmp_path, goes_on(), names=NAMES[:1])
 
@@ -305,13 +306,13 @@ def test_a_node_that_is_gone_from_under_the_driver_is_one_sentence(head):
     ray = nodes({"CPU": 64})
     ray.nodes()[0]["Alive"] = False
     with pytest.raises(BenchError, match=r"Ray has stopped \(on this machine\); once it is up again, the same command"):
-        _Room(ray, ShardedEngine()).places()
+        Room(ray, ShardedEngine()).places()
 
 
 def test_a_head_node_that_does_not_answer_any_more_is_named(monkeypatch):
-    monkeypatch.setattr(scaleout, "PATIENCE", 0)
+    monkeypatch.setattr(cluster, "PATIENCE", 0)
     with pytest.raises(BenchError, match=r"Ray has stopped \(nothing answers at its head node, 127.0.0.1:1\)"):
-        _Room(nodes({"CPU": 64}), ShardedEngine()).places()
+        Room(nodes({"CPU": 64}), ShardedEngine()).places()
 
 
 # The real thing

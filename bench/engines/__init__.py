@@ -55,4 +55,5 @@ def lacking_gpus(tensor_parallel: int | None) -> str | None:
 
     if tensor_parallel is None or tensor_parallel <= (found := torch.cuda.device_count()):
         return None
-    return f"engine.tensor_parallel asks for {tensor_parallel} GPUs and this machine has {found or 'none'}; lower it"
+    has = f"{found}; lower it" if found else "none; remove it"
+    return f"engine.tensor_parallel asks for {tensor_parallel} GPUs and this machine has {has}"
