@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench import data, judging, publishing, running
-from bench.environment import short_lived
+from bench.environment import importing
 from bench.errors import BenchError, message
 from bench.options import OUT, PLUGINS, names_in, show, use_plugins
 from bench.records import read_record
@@ -104,11 +104,11 @@ def merge(
 
     Say what is merged in one of four ways: --parent, --suite, --suite with --record, or --config.
     """
-    short_lived()
-    use_plugins(plugin)
-    from bench import recipes
-    from bench.merging import write
-    from bench.terminal import Terminal
+    with importing():
+        use_plugins(plugin)
+        from bench import recipes
+        from bench.merging import write
+        from bench.terminal import Terminal
 
     choices = recipes.Choices(
         method, recipes.pairs("--set", option or []), recipes.pairs("--weight", weight or []), dtype, seed

@@ -4,9 +4,10 @@ Measured on 2 cores: spinning OpenMP threads on shared cores cost up to ten time
 its own 14-49 s to start instead of 5 s, and in-process weights need no copy through a pipe.
 """
 
-import atexit
 import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 DEFAULTS = {
@@ -32,11 +33,16 @@ def prepare() -> None:
         os.environ.setdefault(name, value)
 
 
-def short_lived() -> None:
-    """For a process that does one thing and ends. Nothing of what it imports is garbage, and looking for some, at the
-    start and at the end, takes most of a second."""
-    gc.set_threshold(100_000, 50, 100)
-    atexit.register(gc.freeze)
+@contextmanager
+def importing() -> Iterator[None]:
+    """Around imports of a process that is to start fast. Nothing of what is imported is garbage; looking for some, now
+    and at the end, takes half a second."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def cache_root() -> Path:
