@@ -1,8 +1,9 @@
 """A Ray cluster: connected to, and how many engines its nodes have room for.
 
-with connected("auto") as ray:
-    room = Room(ray, suite.engine)
-    room.places()
+    with connected("auto") as ray:
+        room = Room(ray, suite.engine)
+
+What is dealt to those engines is `bench.scaleout`'s.
 """
 
 import atexit

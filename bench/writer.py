@@ -1,6 +1,6 @@
 """Writes a checkpoint as it is made: sharded safetensors, one tensor at a time, a folder that appears when it is whole.
 
-    write_checkpoint(weights, shapes, out, source=parent.folder, dtype=torch.bfloat16, texts=dict)
+    write_checkpoint(weights, shapes, out, source=parent.folder, dtype=torch.bfloat16, texts=card)
 
 A safetensors file is a header and then the tensors' bytes. All shapes are known before the first tensor is, so headers
 are written first and no shard is ever held in memory.
@@ -48,10 +48,10 @@ def write_checkpoint(
 ) -> Path:
     """Write a stream of (name, tensor), in the order of `layout`, as an HF folder. Returns `out`.
 
-    Configuration, tokenizer and chat template come from the folder `source`; `texts` gives more files, by name,
-    when the weights are written. The folder is made beside `out` and takes its name when everything is on disk; an
-    interrupted write leaves nothing of that name. Raises BenchError where `out` is there already or cannot be written,
-    and where the stream does not fit the layout.
+    Configuration, tokenizer and chat template come from the folder `source`; `texts()` gives more files, by name, and
+    is called once the weights are written. The folder is made beside `out` and takes its name when everything is on
+    disk; an interrupted write leaves nothing of that name. Raises BenchError where `out` is there already or cannot be
+    written, and where the stream does not fit the layout.
     """
     if out.exists():
         raise BenchError(f"{out} is there already; choose another folder, or remove it")
