@@ -1,5 +1,7 @@
 """`bench merge`: folders transformers opens, equal to the merge itself, whole or absent; merge files read and made."""
 
+import gc
+import importlib
 import json
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from bench import mergekit, recipes
 from bench.card import merge_card
 from bench.checkpoints import open_checkpoint
 from bench.cli import app
+from bench.environment import importing
 from bench.errors import BenchError
 from bench.merging import _merged, write
 from bench.perf import METHODS, _merge_file
@@ -376,3 +379,12 @@ def test_a_merge_starts_without_what_runs_models(tiny_models, tmp_path):
     command = [sys.executable, "-c", code, "merge", str(tmp_path / "merged"), "--config", str(file)]
     loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert "safetensors" in loaded and not {"transformers", "vllm", "lm_eval", "datasets", "pandas"} & set(loaded)
+
+
+def test_garbage_is_collected_again_after_imports_that_fail_too():
+    with importing():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(ModuleNotFoundError), importing():
+        importlib.import_module("no_such_module")
+    assert gc.isenabled()
